@@ -1,0 +1,51 @@
+"""Qwen3-Embedding models for LangChain, LlamaIndex and Haystack.
+
+Names are loaded when they are first used, so that importing the package imports neither torch nor any framework.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from qwen3_embed_integrations.encoder import Encoder, Qwen3Encoder, TruncationWarning
+    from qwen3_embed_integrations.instructions import INSTRUCTION_SOURCES, INSTRUCTIONS, format_query
+    from qwen3_embed_integrations.matryoshka import truncate
+    from qwen3_embed_integrations.models import MODELS, ModelSpec
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "INSTRUCTIONS",
+    "INSTRUCTION_SOURCES",
+    "MODELS",
+    "Encoder",
+    "ModelSpec",
+    "Qwen3Encoder",
+    "TruncationWarning",
+    "format_query",
+    "truncate",
+]
+
+_MODULES = {
+    "INSTRUCTIONS": "instructions",
+    "INSTRUCTION_SOURCES": "instructions",
+    "MODELS": "models",
+    "Encoder": "encoder",
+    "ModelSpec": "models",
+    "Qwen3Encoder": "encoder",
+    "TruncationWarning": "encoder",
+    "format_query": "instructions",
+    "truncate": "matryoshka",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

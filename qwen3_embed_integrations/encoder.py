@@ -1,0 +1,498 @@
+"""Texts to vectors: the contract that the adapters depend on, and the encoder that runs on this machine."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import threading
+import warnings
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+from qwen3_embed_integrations.engine.source import ModelSource, locate
+from qwen3_embed_integrations.instructions import query_prompt, resolve_instruction
+from qwen3_embed_integrations.matryoshka import as_integer, truncate
+from qwen3_embed_integrations.models import MIN_DIMENSIONS, find_spec
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from qwen3_embed_integrations.engine.engine import Engine
+    from qwen3_embed_integrations.engine.tokenization import Tokenization
+
+DEFAULT_MODEL = "Qwen/Qwen3-Embedding-0.6B"
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+LONG_TEXT = ("truncate", "error")
+
+LongText = Literal["truncate", "error"]
+
+
+class TruncationWarning(UserWarning):
+    """A text was longer than `max_tokens` and only its beginning was embedded."""
+
+
+class Encoder(Protocol):
+    """What the adapters need of an encoder, local or remote.
+
+    Attributes:
+        dimensions: components of the vectors that it returns.
+        max_tokens: tokens of a text that it reads at most, the end token included.
+        fingerprint: names the vector space of the documents: model, revision, dimensions, document instruction.
+    """
+
+    @property
+    def dimensions(self) -> int: ...  # noqa: D102
+
+    @property
+    def max_tokens(self) -> int: ...  # noqa: D102
+
+    @property
+    def fingerprint(self) -> str: ...  # noqa: D102
+
+    def encode_queries(
+        self, texts: Iterable[str], *, instruction: str | None = None, show_progress: bool = False
+    ) -> NDArray[np.float32]:
+        """Embed queries: float32 array, shape (n, dimensions), unit length."""
+        ...
+
+    def encode_documents(
+        self, texts: Iterable[str], *, instruction: str | None = None, show_progress: bool = False
+    ) -> NDArray[np.float32]:
+        """Embed documents: float32 array, shape (n, dimensions), unit length."""
+        ...
+
+    async def aencode_queries(self, texts: Iterable[str], *, instruction: str | None = None) -> NDArray[np.float32]:
+        """Embed queries without blocking the event loop."""
+        ...
+
+    async def aencode_documents(self, texts: Iterable[str], *, instruction: str | None = None) -> NDArray[np.float32]:
+        """Embed documents without blocking the event loop."""
+        ...
+
+    def count_tokens(self, texts: Iterable[str]) -> list[int]:
+        """Count each text's tokens, the end token included."""
+        ...
+
+
+class BaseEncoder(ABC):
+    """Derives the methods of `Encoder` that embed from one: `_encode`.
+
+    Args:
+        query_instruction: a name in `INSTRUCTIONS`, or a task sentence.
+        document_instruction: the same for documents; None for bare documents.
+    """
+
+    def __init__(self, query_instruction: str, document_instruction: str | None) -> None:
+        self._query_prompt = query_prompt(query_instruction)
+        self._document_prompt = "" if document_instruction is None else query_prompt(document_instruction)
+
+    @abstractmethod
+    def _encode(self, texts: list[str], prompt: str, show_progress: bool) -> NDArray[np.float32]:
+        """Embed texts that were checked already.
+
+        Args:
+            texts: the texts, without prompt.
+            prompt: what stands before each of them, or "".
+            show_progress: whether to draw a progress bar.
+
+        Returns:
+            float32 array, shape (n, dimensions), unit length, in the order of the texts.
+        """
+
+    def encode_queries(
+        self, texts: Iterable[str], *, instruction: str | None = None, show_progress: bool = False
+    ) -> NDArray[np.float32]:
+        r"""Embed queries, each written as `Instruct: {task}\nQuery:{text}`.
+
+        Args:
+            texts: the queries.
+            instruction: a name in `INSTRUCTIONS` or a task sentence, for this call; None for the encoder's own.
+            show_progress: whether to draw a progress bar.
+
+        Returns:
+            float32 array, shape (n, dimensions), unit length, in the order of the texts.
+
+        Raises:
+            TypeError: texts is a single string, or an item is not a string.
+            ValueError: the instruction is unknown, or leaves no room for a text in `max_tokens`.
+        """
+        prompt = self._query_prompt if instruction is None else query_prompt(instruction)
+        return self._encode(as_texts(texts), prompt, show_progress)
+
+    def encode_documents(
+        self, texts: Iterable[str], *, instruction: str | None = None, show_progress: bool = False
+    ) -> NDArray[np.float32]:
+        """Embed documents: bare, unless an instruction is given here or to the encoder.
+
+        Args:
+            texts: the documents.
+            instruction: a name in `INSTRUCTIONS` or a task sentence, for this call; None for the encoder's own.
+                It is written in the template of the queries.
+            show_progress: whether to draw a progress bar.
+
+        Returns:
+            float32 array, shape (n, dimensions), unit length, in the order of the texts.
+
+        Raises:
+            TypeError: texts is a single string, or an item is not a string.
+            ValueError: the instruction is unknown, or leaves no room for a text in `max_tokens`.
+        """
+        prompt = self._document_prompt if instruction is None else query_prompt(instruction)
+        return self._encode(as_texts(texts), prompt, show_progress)
+
+    async def aencode_queries(self, texts: Iterable[str], *, instruction: str | None = None) -> NDArray[np.float32]:
+        """Embed queries in a thread, without blocking the event loop.
+
+        Args:
+            texts: the queries.
+            instruction: as for `encode_queries`.
+
+        Returns:
+            What `encode_queries` returns.
+        """
+        return await asyncio.to_thread(self.encode_queries, texts, instruction=instruction)
+
+    async def aencode_documents(self, texts: Iterable[str], *, instruction: str | None = None) -> NDArray[np.float32]:
+        """Embed documents in a thread, without blocking the event loop.
+
+        Args:
+            texts: the documents.
+            instruction: as for `encode_documents`.
+
+        Returns:
+            What `encode_documents` returns.
+        """
+        return await asyncio.to_thread(self.encode_documents, texts, instruction=instruction)
+
+
+@dataclass(frozen=True)
+class EncoderSettings:
+    """The settings of a `Qwen3Encoder`, which documents them; all but the token, which is kept out of sight."""
+
+    model: str = DEFAULT_MODEL
+    dimensions: int | None = None
+    query_instruction: str = "web_search"
+    document_instruction: str | None = None
+    max_tokens: int | None = None
+    long_text: LongText = "truncate"
+    device: str | None = None
+    dtype: str = "auto"
+    batch_tokens: int | None = None
+    revision: str | None = None
+    cache_folder: str | None = None
+    local_files_only: bool = False
+
+    def __post_init__(self) -> None:
+        if self.long_text not in LONG_TEXT:
+            raise ValueError(f"long_text must be one of {', '.join(map(repr, LONG_TEXT))}, got {self.long_text!r}")
+        if self.dtype not in DTYPES:
+            raise ValueError(f"dtype must be one of {', '.join(map(repr, DTYPES))}, got {self.dtype!r}")
+        for name in ("dimensions", "max_tokens", "batch_tokens"):
+            value = getattr(self, name)
+            if value is not None and as_integer(name, value) < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give the settings as `Qwen3Encoder` takes them: plain values that any format can hold."""
+        return asdict(self)
+
+
+class Qwen3Encoder(BaseEncoder):
+    r"""Embeds texts with a Qwen3-Embedding model on this machine.
+
+    Making one is cheap: the model is loaded by the first call that needs it, once, and shared with every other encoder
+    in the process that asks for the same weights on the same device in the same type. Safe to use from many threads.
+    Pickles as its settings, without the token; the weights are found or loaded again on the other side.
+
+    Args:
+        model: "tiny", "0.6B", "4B" or "8B"; a hub id; or a folder with a model's files.
+        dimensions: components of the vectors, 32 to the model's own; None for all of them. Vectors are cut and
+            brought back to unit length (Matryoshka representation learning, https://arxiv.org/abs/2205.13147).
+        query_instruction: a name in `INSTRUCTIONS`, or a task sentence in English.
+        document_instruction: the same for documents; None for bare documents, as the models were trained.
+        max_tokens: tokens of a text to read at most, prompt and end token included; None for the model's context.
+        long_text: what to do with a longer text: "truncate" reads its beginning, warns once and counts it in
+            `truncated_texts`; "error" refuses, before any work.
+        device: torch's name of a device; None for CUDA, then MPS, then the CPU.
+        dtype: type of the weights: "auto" is bfloat16 where the hardware computes with it and float32 elsewhere;
+            "float32", "bfloat16", "float16". Vectors are float32 whatever it is.
+        batch_tokens: tokens to run at once, padding included; None for the device's default.
+        revision: branch, tag or commit on the hub.
+        cache_folder: where the hub's files are kept.
+        local_files_only: never ask the network.
+        token: access token of the hub for private models; None for the one that `hf auth login` or `HF_TOKEN` set.
+
+    Raises:
+        TypeError: a setting has the wrong type.
+        ValueError: a setting is out of range or unknown.
+
+    Example:
+        >>> from qwen3_embed_integrations import Qwen3Encoder
+        >>> encoder = Qwen3Encoder("tiny", dimensions=64)
+        >>> queries = encoder.encode_queries(["how do I copy a folder?"])
+        >>> documents = encoder.encode_documents(["Copy a directory tree.", "Compute a square root."])
+        >>> (queries @ documents.T).shape
+        (1, 2)
+    """
+
+    def __init__(
+        self,
+        model: str | os.PathLike[str] = DEFAULT_MODEL,
+        *,
+        dimensions: int | None = None,
+        query_instruction: str = "web_search",
+        document_instruction: str | None = None,
+        max_tokens: int | None = None,
+        long_text: LongText = "truncate",
+        device: str | None = None,
+        dtype: str = "auto",
+        batch_tokens: int | None = None,
+        revision: str | None = None,
+        cache_folder: str | os.PathLike[str] | None = None,
+        local_files_only: bool = False,
+        token: str | bool | None = None,
+    ) -> None:
+        super().__init__(query_instruction, document_instruction)
+        location = locate(model)
+        self.settings = EncoderSettings(
+            model=os.fspath(model),
+            dimensions=dimensions,
+            query_instruction=query_instruction,
+            document_instruction=document_instruction,
+            max_tokens=max_tokens,
+            long_text=long_text,
+            device=None if device is None else str(device),
+            dtype=str(dtype).removeprefix("torch."),
+            batch_tokens=batch_tokens,
+            revision=revision,
+            cache_folder=None if cache_folder is None else os.fspath(cache_folder),
+            local_files_only=local_files_only,
+        )
+        self._source = ModelSource(
+            location,
+            revision=revision,
+            cache_folder=self.settings.cache_folder,
+            local_files_only=local_files_only,
+            token=token,
+        )
+        self._lock = threading.Lock()
+        self._pinned: ModelSource | None = None
+        self._version: str | None = None
+        self._held_engine: Engine | None = None
+        self._held_tokenization: Tokenization | None = None
+        self._truncated_texts = 0
+        self._limits: tuple[int, int] | None = None
+        if self._source.is_folder or find_spec(location) is not None:
+            self._check_limits()
+
+    @property
+    def dimensions(self) -> int:
+        """Components of the vectors that it returns."""
+        return self.settings.dimensions or self._check_limits()[0]
+
+    @property
+    def max_tokens(self) -> int:
+        """Tokens of a text that it reads at most, prompt and end token included."""
+        return self.settings.max_tokens or self._check_limits()[1]
+
+    @property
+    def query_instruction(self) -> str:
+        """The task sentence that queries get."""
+        return resolve_instruction(self.settings.query_instruction)
+
+    @property
+    def document_instruction(self) -> str | None:
+        """The task sentence that documents get, or None."""
+        instruction = self.settings.document_instruction
+        return None if instruction is None else resolve_instruction(instruction)
+
+    @property
+    def truncated_texts(self) -> int:
+        """How many texts were cut to `max_tokens` so far."""
+        return self._truncated_texts
+
+    @property
+    def fingerprint(self) -> str:
+        """Names all that changes a document's vector, but for rounding: a namespace for caches, a label for indexes.
+
+        Model, revision (the hub's commit, or a hash of a folder's files), dimensions, document instruction and, where
+        it is not the model's context, `max_tokens`. Letters, digits, dots, dashes and underscores only. The device and
+        the type of the weights are left out: vectors computed with either can be compared.
+        """
+        source = self._pinned_source()
+        if self._version is None:
+            self._version = source.version()
+        name = "local" if source.is_folder else source.location.replace("/", ".")
+        parts = [f"{name}-{self._version}", f"d{self.dimensions}", f"doc-{_short_hash(self._document_prompt)}"]
+        if self.max_tokens != self._check_limits()[1]:
+            parts.append(f"max{self.max_tokens}")
+        return ".".join(parts)
+
+    @property
+    def query_fingerprint(self) -> str:
+        """Names all that changes a query's vector: the fingerprint and the query instruction."""
+        return f"{self.fingerprint}.query-{_short_hash(self._query_prompt)}"
+
+    @property
+    def dtype(self) -> str:
+        """The type of the weights that the machine runs, "float32" or "bfloat16" unless float16 was asked for."""
+        return self._engine().settings.dtype
+
+    @property
+    def device(self) -> str:
+        """The device that the weights are on, or will be, by torch's name."""
+        return self._engine().settings.device
+
+    def count_tokens(self, texts: Iterable[str]) -> list[int]:
+        """Count each text's tokens, the end token included; this needs the tokenizer only, not the weights.
+
+        Args:
+            texts: bare texts; a prompt's tokens are not counted.
+
+        Returns:
+            One number a text.
+
+        Raises:
+            TypeError: texts is a single string, or an item is not a string.
+        """
+        return self._tokenization().count(as_texts(texts))
+
+    def warm_up(self) -> None:
+        """Load the model now, instead of in the first call that needs it."""
+        self._engine().load()
+
+    def close(self) -> None:
+        """Let go of the model: its memory is free once every encoder that shares it let go. A later use loads again."""
+        with self._lock:
+            self._held_engine = self._held_tokenization = self._pinned = self._version = None
+
+    def _encode(self, texts: list[str], prompt: str, show_progress: bool) -> NDArray[np.float32]:
+        engine, tokenization = self._engine(), self._tokenization()
+        max_tokens = self.max_tokens
+        # The bare prompt counts with its end token, so a text has to have room beside it.
+        needed = tokenization.count([prompt])[0]
+        if needed >= max_tokens:
+            raise ValueError(
+                f"max_tokens={max_tokens} leaves no room for a text: the instruction and the end token take {needed}"
+            )
+        token_ids = list(tokenization.encode([prompt + text for text in texts]))
+        too_long = [(index, len(ids)) for index, ids in enumerate(token_ids) if len(ids) > max_tokens]
+        if too_long:
+            self._report(too_long, max_tokens)
+            token_ids = [tokenization.cut(ids, max_tokens) for ids in token_ids]
+        hidden = engine.embed(token_ids, batch_tokens=self.settings.batch_tokens, show_progress=show_progress)
+        return truncate(hidden, self.dimensions)
+
+    def _report(self, too_long: Sequence[tuple[int, int]], max_tokens: int) -> None:
+        """Refuse texts of too many tokens, or warn of the first cut and count them all."""
+        index, length = too_long[0]
+        if self.settings.long_text == "error":
+            raise ValueError(
+                f"the text at index {index} has {length} tokens, more than max_tokens={max_tokens}"
+                + (f" ({len(too_long)} texts are too long)" if len(too_long) > 1 else "")
+            )
+        with self._lock:
+            first = self._truncated_texts == 0
+            self._truncated_texts += len(too_long)
+        if first:
+            warnings.warn(
+                f"the text at index {index} has {length} tokens and was cut to max_tokens={max_tokens}; "
+                "further cuts are counted in truncated_texts without a warning",
+                TruncationWarning,
+                stacklevel=4,
+            )
+
+    def _check_limits(self) -> tuple[int, int]:
+        """Give the model's (largest dimension, context), after checking that the settings lie within."""
+        if self._limits is None:
+            size, context = self._source.limits()
+            smallest = min(MIN_DIMENSIONS, size)
+            dimensions, max_tokens = self.settings.dimensions, self.settings.max_tokens
+            if dimensions is not None and not smallest <= dimensions <= size:
+                raise ValueError(
+                    f"dimensions must be between {smallest} and {size} for {self.settings.model}, got {dimensions}"
+                )
+            if max_tokens is not None and max_tokens > context:
+                raise ValueError(
+                    f"max_tokens must be at most {context}, the context of {self.settings.model}, got {max_tokens}"
+                )
+            self._limits = size, context
+        return self._limits
+
+    def _pinned_source(self) -> ModelSource:
+        with self._lock:
+            if self._pinned is None:
+                self._pinned = self._source.pinned()
+            return self._pinned
+
+    def _engine(self) -> Engine:
+        from qwen3_embed_integrations.engine.engine import shared_engine
+
+        source = self._pinned_source()
+        self._check_limits()
+        with self._lock:
+            if self._held_engine is None:
+                self._held_engine = shared_engine(source, device=self.settings.device, dtype=self.settings.dtype)
+            return self._held_engine
+
+    def _tokenization(self) -> Tokenization:
+        from qwen3_embed_integrations.engine.tokenization import shared_tokenization
+
+        source = self._pinned_source()
+        with self._lock:
+            if self._held_tokenization is None:
+                self._held_tokenization = shared_tokenization(source)
+            return self._held_tokenization
+
+    def __enter__(self) -> Qwen3Encoder:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __deepcopy__(self, memo: object) -> Qwen3Encoder:
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _from_settings, (self.settings.to_dict(),)
+
+    def __repr__(self) -> str:
+        default = EncoderSettings().to_dict()
+        shown = {name: value for name, value in self.settings.to_dict().items() if value != default[name]}
+        shown = {"model": self.settings.model, **shown}
+        return f"Qwen3Encoder({', '.join(f'{name}={value!r}' for name, value in shown.items())})"
+
+
+def _from_settings(settings: dict[str, Any]) -> Qwen3Encoder:
+    return Qwen3Encoder(**settings)
+
+
+def as_texts(texts: Iterable[str]) -> list[str]:
+    """Check that these are texts, before any work.
+
+    Args:
+        texts: what a caller gave.
+
+    Returns:
+        The texts as a list.
+
+    Raises:
+        TypeError: it is a single string or no collection, or an item is not a string.
+    """
+    if isinstance(texts, (str, bytes)):
+        raise TypeError(f"texts must be a list of strings, got one {type(texts).__name__}: put it in a list")
+    if not isinstance(texts, Iterable):
+        raise TypeError(f"texts must be a list of strings, got {type(texts).__name__}")
+    result = list(texts)
+    for index, text in enumerate(result):
+        if not isinstance(text, str):
+            raise TypeError(f"the text at index {index} must be a string, got {text!r:.80} ({type(text).__name__})")
+    return result
+
+
+def _short_hash(prompt: str) -> str:
+    return hashlib.sha256(prompt.encode("utf-8", "surrogatepass")).hexdigest()[:8] if prompt else "none"

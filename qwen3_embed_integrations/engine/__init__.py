@@ -1,0 +1,1 @@
+"""The loaded weights and how they run: knows texts and vectors, no framework."""

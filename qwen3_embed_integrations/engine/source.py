@@ -1,0 +1,175 @@
+"""Where a model's files come from: a folder, the Hugging Face hub, or this package."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import os
+import re
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from qwen3_embed_integrations.models import CONTEXT, MODELS, find_spec
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+_TOKENIZER_FILES = ["config.json", "tokenizer*.json"]
+_MODEL_FILES = ["*.json", "*.safetensors"]
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """One model's files, and how to get at them; two sources are equal when they lead to the same files.
+
+    Attributes:
+        location: a hub id, or the absolute path of a folder.
+        revision: branch, tag or commit on the hub; None for its main branch.
+        cache_folder: where the hub's files are kept; None for the hub library's own place.
+        local_files_only: never ask the network.
+        token: access token of the hub, shown in no repr.
+    """
+
+    location: str
+    revision: str | None = None
+    cache_folder: str | None = None
+    local_files_only: bool = field(default=False, compare=False)
+    token: str | bool | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def is_folder(self) -> bool:
+        """Whether the files lie in a folder of this machine."""
+        return os.path.isabs(self.location)  # noqa: PTH117 - a hub id is no path
+
+    def config(self) -> dict[str, Any]:
+        """Read the model's config.json; from the hub, only this file is fetched."""
+        return _read_config(self)
+
+    def limits(self) -> tuple[int, int]:
+        """Give (largest dimension, context in tokens), from the known facts or else from config.json."""
+        spec = find_spec(self.location)
+        if spec is not None:
+            return spec.max_dimensions, spec.context
+        config = self.config()
+        return int(config["hidden_size"]), min(int(config.get("max_position_embeddings", CONTEXT)), CONTEXT)
+
+    def pinned(self) -> ModelSource:
+        """Give the same source with its revision replaced by the commit that it stands for now."""
+        if self.is_folder:
+            return self
+        return replace(self, revision=self._hub_file("config.json").parent.name)
+
+    def signature(self) -> tuple[tuple[str, int, int], ...]:
+        """Give (name, bytes, time of change in ns) of a folder's files; empty for the hub, which has commits."""
+        if not self.is_folder:
+            return ()
+        folder = Path(self.location)
+        return tuple(
+            (path.relative_to(folder).as_posix(), path.stat().st_size, path.stat().st_mtime_ns)
+            for path in _model_files(folder)
+        )
+
+    def version(self) -> str:
+        """Name the weights: the hub's commit, or the SHA-256 of a folder's files; 12 hexadecimal digits."""
+        if self.is_folder:
+            return _digest(self.location, self.signature())[:12]
+        return str(self.pinned().revision)[:12]
+
+    def tokenizer_folder(self) -> Path:
+        """Give a folder with the tokenizer's files, fetched where they are not here yet."""
+        return self._folder(_TOKENIZER_FILES)
+
+    def model_folder(self) -> Path:
+        """Give a folder with all files that loading needs, fetched where they are not here yet: safetensors only."""
+        return self._folder(_MODEL_FILES)
+
+    def _folder(self, patterns: list[str]) -> Path:
+        if self.is_folder:
+            return Path(self.location)
+        from huggingface_hub import snapshot_download
+
+        return Path(
+            snapshot_download(
+                self.location,
+                revision=self.revision,
+                cache_dir=self._cache_dir,
+                local_files_only=self.local_files_only,
+                token=self.token,
+                allow_patterns=patterns,
+            )
+        )
+
+    def _hub_file(self, name: str) -> Path:
+        from huggingface_hub import hf_hub_download
+
+        return Path(
+            hf_hub_download(
+                self.location,
+                name,
+                revision=self.revision,
+                cache_dir=self._cache_dir,
+                local_files_only=self.local_files_only,
+                token=self.token,
+            )
+        )
+
+    @property
+    def _cache_dir(self) -> str | None:
+        return self.cache_folder or os.getenv("SENTENCE_TRANSFORMERS_HOME")
+
+
+def locate(model: str | os.PathLike[str]) -> str:
+    """Find what a model's name stands for, without touching the network.
+
+    Args:
+        model: a short name ("tiny", "0.6B", "4B", "8B"), a folder, or a hub id.
+
+    Returns:
+        The folder's absolute path, or the hub id.
+
+    Raises:
+        TypeError: model is neither a string nor a path.
+        ValueError: it is none of the three, or a folder without a config.json.
+    """
+    if not isinstance(model, (str, os.PathLike)):
+        raise TypeError(f"model must be a name, a hub id or a folder, got {model!r} ({type(model).__name__})")
+    if isinstance(model, str) and model in MODELS:
+        return MODELS[model].source
+    folder = Path(model).expanduser()
+    if folder.is_dir():
+        if not (folder / "config.json").is_file():
+            raise ValueError(f"the folder {str(model)!r} holds no model: it has no config.json")
+        return str(folder.resolve())
+    if isinstance(model, str) and _HUB_ID.fullmatch(model):
+        return model
+    nearest = difflib.get_close_matches(str(model), MODELS, n=1, cutoff=0.3)
+    hint = f"did you mean {nearest[0]!r}? " if nearest else ""
+    raise ValueError(
+        f"unknown model {str(model)!r}: {hint}It must be one of {', '.join(map(repr, MODELS))}, "
+        "a hub id such as 'Qwen/Qwen3-Embedding-4B', or an existing folder"
+    )
+
+
+def _model_files(folder: Path) -> list[Path]:
+    return sorted(path for pattern in _MODEL_FILES for path in folder.rglob(pattern))
+
+
+@lru_cache(maxsize=64)
+def _read_config(source: ModelSource) -> dict[str, Any]:
+    path = Path(source.location) / "config.json" if source.is_folder else source._hub_file("config.json")
+    config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    if "hidden_size" not in config:
+        raise ValueError(f"{path} is no text model's config: it has no hidden_size")
+    return config
+
+
+@lru_cache(maxsize=64)
+def _digest(location: str, signature: tuple[tuple[str, int, int], ...]) -> str:
+    digest = hashlib.sha256()
+    for name, size, _ in signature:
+        digest.update(f"{name}\0{size}\0".encode())
+        with (Path(location) / name).open("rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()

@@ -1,0 +1,115 @@
+"""Texts to token ids, exactly as the model's own tokenizer has them."""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from typing import TYPE_CHECKING
+
+import numpy as np
+from tokenizers import Tokenizer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from qwen3_embed_integrations.engine.source import ModelSource
+
+# Bounds the memory that the tokenizer's own result objects take.
+_TEXTS_AT_ONCE = 1024
+
+
+class Tokenization:
+    """A model's tokenizer, read-only and hence safe to use from many threads.
+
+    Special-token strings inside a text (`<|endoftext|>`) become the special token, as in the model's own tokenizer
+    and on every server that runs it: the vector is still that of the whole text, since the last token is what counts.
+
+    Args:
+        folder: where tokenizer.json is.
+
+    Raises:
+        ValueError: there is no tokenizer.json, or it does not append an end token, on which these models pool.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        path = folder / "tokenizer.json"
+        if not path.is_file():
+            raise ValueError(f"the model in {folder} has no tokenizer.json")
+        self._tokenizer = Tokenizer.from_file(str(path))
+        self._tokenizer.no_truncation()
+        self._tokenizer.no_padding()
+        bare = self._tokenizer.encode("a", add_special_tokens=False).ids
+        whole = self._tokenizer.encode("a").ids
+        self._end = whole[len(bare) :]
+        if whole[: len(bare)] != bare or not self._end:
+            raise ValueError(
+                f"the tokenizer in {folder} does not append an end token to a text (<|endoftext|> in the official "
+                "models), and that token's hidden state is the embedding"
+            )
+
+    def encode(self, texts: Sequence[str]) -> Iterator[NDArray[np.int64]]:
+        """Tokenize texts, the end token included, however long they are.
+
+        Args:
+            texts: the texts, prompt included.
+
+        Yields:
+            Token ids of each text, shape (tokens,).
+        """
+        for start in range(0, len(texts), _TEXTS_AT_ONCE):
+            batch = [_encodable(text) for text in texts[start : start + _TEXTS_AT_ONCE]]
+            for encoding in self._tokenizer.encode_batch_fast(batch):
+                yield np.asarray(encoding.ids, dtype=np.int64)
+
+    def count(self, texts: Sequence[str]) -> list[int]:
+        """Count each text's tokens, the end token included."""
+        return [len(ids) for ids in self.encode(texts)]
+
+    def cut(self, ids: NDArray[np.int64], max_tokens: int) -> NDArray[np.int64]:
+        """Cut a text to its first tokens; the end token stays.
+
+        Args:
+            ids: a text's token ids, shape (tokens,).
+            max_tokens: how many to keep, the end token included.
+
+        Returns:
+            Token ids, shape (at most max_tokens,).
+        """
+        if len(ids) <= max_tokens:
+            return ids
+        return np.concatenate([ids[: max_tokens - len(self._end)], self._end])
+
+
+def _encodable(text: str) -> str:
+    """Join surrogate pairs and replace lone surrogates, which have no UTF-8 form, by U+FFFD."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return text
+
+
+_tokenizations: weakref.WeakValueDictionary[tuple[ModelSource, tuple[tuple[str, int, int], ...]], Tokenization] = (
+    weakref.WeakValueDictionary()
+)
+_registry_lock = threading.Lock()
+
+
+def shared_tokenization(source: ModelSource) -> Tokenization:
+    """Find a model's tokenizer in this process, or load it; it needs no weights.
+
+    Args:
+        source: where the files come from, its revision pinned to a commit.
+
+    Returns:
+        The tokenizer; it goes when nobody holds it any more.
+    """
+    key = (source, source.signature())
+    with _registry_lock:
+        tokenization = _tokenizations.get(key)
+        if tokenization is None:
+            tokenization = _tokenizations[key] = Tokenization(source.tokenizer_folder())
+        return tokenization
