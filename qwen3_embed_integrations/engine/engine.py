@@ -34,14 +34,12 @@ class EngineSettings:
     """All that makes two sets of loaded weights differ.
 
     Attributes:
-        source: where the files come from, its revision pinned to a commit.
-        signature: names, sizes and times of a folder's files, so that a folder written anew is another model.
+        source: where the files come from, pinned, so that a folder written anew is another model.
         device: torch's name of the device, with its index.
         dtype: torch's name of the weights' type.
     """
 
     source: ModelSource
-    signature: tuple[tuple[str, int, int], ...]
     device: str
     dtype: str
 
@@ -159,7 +157,7 @@ def shared_engine(source: ModelSource, *, device: str | None, dtype: str) -> Eng
     """Find the engine with these settings in this process, or make one; it goes when nobody holds it any more.
 
     Args:
-        source: where the files come from, its revision pinned to a commit.
+        source: where the files come from, pinned.
         device: torch's name of a device; None for CUDA, then MPS, then the CPU.
         dtype: "auto", "float32", "bfloat16" or "float16".
 
@@ -170,7 +168,7 @@ def shared_engine(source: ModelSource, *, device: str | None, dtype: str) -> Eng
         ValueError: torch does not know the device, or cannot use it here.
     """
     resolved = resolve_device(device)
-    settings = EngineSettings(source, source.signature(), resolved, resolve_dtype(dtype, resolved))
+    settings = EngineSettings(source, resolved, resolve_dtype(dtype, resolved))
     with _registry_lock:
         engine = _engines.get(settings)
         if engine is None:

@@ -29,6 +29,7 @@ class ModelSource:
         cache_folder: where the hub's files are kept; None for the hub library's own place.
         local_files_only: never ask the network.
         token: access token of the hub, shown in no repr.
+        files: name, bytes and time of change in ns of a folder's files when it was pinned; empty for the hub.
     """
 
     location: str
@@ -36,6 +37,7 @@ class ModelSource:
     cache_folder: str | None = None
     local_files_only: bool = field(default=False, compare=False)
     token: str | bool | None = field(default=None, repr=False, compare=False)
+    files: tuple[tuple[str, int, int], ...] = ()
 
     @property
     def is_folder(self) -> bool:
@@ -55,37 +57,35 @@ class ModelSource:
         return int(config["hidden_size"]), min(int(config.get("max_position_embeddings", CONTEXT)), CONTEXT)
 
     def pinned(self) -> ModelSource:
-        """Give the same source with its revision replaced by the commit that it stands for now."""
+        """Give the same source held to what it is now: the hub's commit, or a folder's files."""
         if self.is_folder:
-            return self
+            return replace(self, files=_list_files(self.location))
         return replace(self, revision=self._hub_file("config.json").parent.name)
 
-    def signature(self) -> tuple[tuple[str, int, int], ...]:
-        """Give (name, bytes, time of change in ns) of a folder's files; empty for the hub, which has commits."""
-        if not self.is_folder:
-            return ()
-        folder = Path(self.location)
-        return tuple(
-            (path.relative_to(folder).as_posix(), path.stat().st_size, path.stat().st_mtime_ns)
-            for path in _model_files(folder)
-        )
-
     def version(self) -> str:
-        """Name the weights: the hub's commit, or the SHA-256 of a folder's files; 12 hexadecimal digits."""
-        if self.is_folder:
-            return _digest(self.location, self.signature())[:12]
-        return str(self.pinned().revision)[:12]
+        """Name the weights of a pinned source: the hub's commit, or a folder's SHA-256; 12 hexadecimal digits."""
+        if not self.is_folder:
+            return str(self.revision)[:12]
+        self._check_files()
+        return _digest(self.location, self.files)[:12]
 
     def tokenizer_folder(self) -> Path:
-        """Give a folder with the tokenizer's files, fetched where they are not here yet."""
+        """Give a folder with a pinned source's tokenizer, fetched where it is not here yet."""
         return self._folder(_TOKENIZER_FILES)
 
     def model_folder(self) -> Path:
-        """Give a folder with all files that loading needs, fetched where they are not here yet: safetensors only."""
+        """Give a folder with all that loading a pinned source needs, fetched where it is not here yet."""
         return self._folder(_MODEL_FILES)
+
+    def _check_files(self) -> None:
+        if self.files != _list_files(self.location):
+            raise RuntimeError(
+                f"the files in {self.location} changed since this encoder first used them: close it or make a new one"
+            )
 
     def _folder(self, patterns: list[str]) -> Path:
         if self.is_folder:
+            self._check_files()
             return Path(self.location)
         from huggingface_hub import snapshot_download
 
@@ -151,8 +151,10 @@ def locate(model: str | os.PathLike[str]) -> str:
     )
 
 
-def _model_files(folder: Path) -> list[Path]:
-    return sorted(path for pattern in _MODEL_FILES for path in folder.rglob(pattern))
+def _list_files(location: str) -> tuple[tuple[str, int, int], ...]:
+    folder = Path(location)
+    paths = sorted(path for pattern in _MODEL_FILES for path in folder.rglob(pattern))
+    return tuple((path.relative_to(folder).as_posix(), path.stat().st_size, path.stat().st_mtime_ns) for path in paths)
 
 
 @lru_cache(maxsize=64)
@@ -165,9 +167,9 @@ def _read_config(source: ModelSource) -> dict[str, Any]:
 
 
 @lru_cache(maxsize=64)
-def _digest(location: str, signature: tuple[tuple[str, int, int], ...]) -> str:
+def _digest(location: str, files: tuple[tuple[str, int, int], ...]) -> str:
     digest = hashlib.sha256()
-    for name, size, _ in signature:
+    for name, size, _ in files:
         digest.update(f"{name}\0{size}\0".encode())
         with (Path(location) / name).open("rb") as file:
             while block := file.read(1 << 20):

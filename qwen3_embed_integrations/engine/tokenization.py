@@ -92,9 +92,7 @@ def _encodable(text: str) -> str:
     return text
 
 
-_tokenizations: weakref.WeakValueDictionary[tuple[ModelSource, tuple[tuple[str, int, int], ...]], Tokenization] = (
-    weakref.WeakValueDictionary()
-)
+_tokenizations: weakref.WeakValueDictionary[ModelSource, Tokenization] = weakref.WeakValueDictionary()
 _registry_lock = threading.Lock()
 
 
@@ -102,14 +100,13 @@ def shared_tokenization(source: ModelSource) -> Tokenization:
     """Find a model's tokenizer in this process, or load it; it needs no weights.
 
     Args:
-        source: where the files come from, its revision pinned to a commit.
+        source: where the files come from, pinned.
 
     Returns:
         The tokenizer; it goes when nobody holds it any more.
     """
-    key = (source, source.signature())
     with _registry_lock:
-        tokenization = _tokenizations.get(key)
+        tokenization = _tokenizations.get(source)
         if tokenization is None:
-            tokenization = _tokenizations[key] = Tokenization(source.tokenizer_folder())
+            tokenization = _tokenizations[source] = Tokenization(source.tokenizer_folder())
         return tokenization
