@@ -32,7 +32,10 @@ def demo(
     from qwen3_embed_integrations.encoder import Qwen3Encoder
 
     disable_progress_bar()  # type: ignore[no-untyped-call]  # transformers leaves it untyped
-    encoder = Qwen3Encoder(model)
+    try:
+        encoder = Qwen3Encoder(model)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--model") from error
     index = build(encoder)
     console.print(
         f"{len(index.entries):,} functions and classes, {index.tokens:,} tokens, embedded in {index.seconds:.1f} s "

@@ -60,7 +60,7 @@ class ModelSource:
         """Give the same source held to what it is now: the hub's commit, or a folder's files."""
         if self.is_folder:
             return replace(self, files=_list_files(self.location))
-        return replace(self, revision=self._hub_file("config.json").parent.name)
+        return replace(self, revision=self._hub_config().parent.name)
 
     def version(self) -> str:
         """Name the weights of a pinned source: the hub's commit, or a folder's SHA-256; 12 hexadecimal digits."""
@@ -87,6 +87,8 @@ class ModelSource:
         if self.is_folder:
             self._check_files()
             return Path(self.location)
+        if self.local_files_only:
+            return self._cached_config().parent
         from huggingface_hub import snapshot_download
 
         return Path(
@@ -94,25 +96,34 @@ class ModelSource:
                 self.location,
                 revision=self.revision,
                 cache_dir=self._cache_dir,
-                local_files_only=self.local_files_only,
                 token=self.token,
                 allow_patterns=patterns,
             )
         )
 
-    def _hub_file(self, name: str) -> Path:
+    def _hub_config(self) -> Path:
+        if self.local_files_only:
+            return self._cached_config()
         from huggingface_hub import hf_hub_download
 
         return Path(
             hf_hub_download(
-                self.location,
-                name,
-                revision=self.revision,
-                cache_dir=self._cache_dir,
-                local_files_only=self.local_files_only,
-                token=self.token,
+                self.location, "config.json", revision=self.revision, cache_dir=self._cache_dir, token=self.token
             )
         )
+
+    def _cached_config(self) -> Path:
+        # The hub's download functions ask the network for a registry of agents even when told local_files_only.
+        from huggingface_hub import try_to_load_from_cache
+        from huggingface_hub.constants import HF_HUB_CACHE
+
+        path = try_to_load_from_cache(self.location, "config.json", cache_dir=self._cache_dir, revision=self.revision)
+        if not isinstance(path, str):
+            raise FileNotFoundError(
+                f"{self.location} (revision {self.revision or 'main'}) is not in the cache at "
+                f"{self._cache_dir or HF_HUB_CACHE}, and local_files_only=True keeps it from being fetched"
+            )
+        return Path(path)
 
     @property
     def _cache_dir(self) -> str | None:
@@ -137,7 +148,8 @@ def locate(model: str | os.PathLike[str]) -> str:
     if isinstance(model, str) and model in MODELS:
         return MODELS[model].source
     folder = Path(model).expanduser()
-    if folder.is_dir():
+    # An empty name would be the current folder.
+    if model != "" and folder.is_dir():
         if not (folder / "config.json").is_file():
             raise ValueError(f"the folder {str(model)!r} holds no model: it has no config.json")
         return str(folder.resolve())
@@ -159,7 +171,7 @@ def _list_files(location: str) -> tuple[tuple[str, int, int], ...]:
 
 @lru_cache(maxsize=64)
 def _read_config(source: ModelSource) -> dict[str, Any]:
-    path = Path(source.location) / "config.json" if source.is_folder else source._hub_file("config.json")
+    path = Path(source.location) / "config.json" if source.is_folder else source._hub_config()
     config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     if "hidden_size" not in config:
         raise ValueError(f"{path} is no text model's config: it has no hidden_size")

@@ -1,0 +1,1 @@
+"""Measurements beside the tools that users would pick instead; none of it runs in the tests."""

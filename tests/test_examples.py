@@ -1,0 +1,37 @@
+"""Each example runs as it stands, without a network, and prints what it promises."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+
+PROMISES = {
+    "code_search.py": ["filecmp.", "cosine to the same question"],
+    "haystack_rag.py": ["Refunds:", "the same vector after a round trip through YAML: True"],
+    "langchain_rag.py": ["[refunds]", "Question: when do I get my money back?"],
+    "llama_index_rag.py": ["Refunds are paid within five working days"],
+    "one_encoder_three_frameworks.py": ["three times the same vector of 64 floats: True"],
+    "smaller_dimensions.py": ["256            1024  True"],
+}
+
+
+def test_every_example_has_a_promise():
+    assert {path.name for path in EXAMPLES.glob("*.py")} == set(PROMISES)
+
+
+@pytest.mark.parametrize("name", sorted(PROMISES))
+def test_it_runs(name, tmp_path):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    command = [sys.executable, str(EXAMPLES / name)]
+    done = subprocess.run(
+        command, capture_output=True, text=True, env=environment, cwd=tmp_path, timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    for promise in PROMISES[name]:
+        assert promise in done.stdout

@@ -1,0 +1,73 @@
+"""What an import brings in, and what a missing extra says."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from importlib.metadata import metadata, requires
+
+import pytest
+
+import qwen3_embed_integrations
+
+HEAVY = {"torch", "transformers", "sentence_transformers", "langchain_core", "llama_index", "haystack"}
+CORE = {"torch", "transformers", "sentence_transformers"}
+
+
+def modules_after(code: str) -> set[str]:
+    command = [sys.executable, "-c", f"import sys\n{code}\nprint(*sys.modules)"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
+    return HEAVY & set(done.stdout.split())
+
+
+def test_the_package_imports_neither_torch_nor_a_framework():
+    assert modules_after("import qwen3_embed_integrations") == set()
+    assert modules_after("from qwen3_embed_integrations import *") == set()
+    assert modules_after("from qwen3_embed_integrations import Qwen3Encoder; Qwen3Encoder('tiny')") == set()
+
+
+@pytest.mark.parametrize(
+    ("adapter", "framework"),
+    [("langchain", "langchain_core"), ("llama_index", "llama_index"), ("haystack", "haystack")],
+)
+def test_an_adapter_imports_its_own_framework_only(adapter, framework):
+    assert modules_after(f"import qwen3_embed_integrations.{adapter}") - CORE == {framework}
+
+
+@pytest.mark.parametrize(
+    ("adapter", "framework", "extra"),
+    [
+        ("langchain", "langchain_core", "langchain"),
+        ("llama_index", "llama_index.core", "llama-index"),
+        ("haystack", "haystack", "haystack"),
+    ],
+)
+def test_a_missing_extra_names_the_pip_command(adapter, framework, extra):
+    code = f"import sys; sys.modules[{framework!r}] = None; import qwen3_embed_integrations.{adapter}"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode != 0
+    assert f"ImportError: {'' if adapter != 'haystack' else 'the '}" in done.stderr
+    assert f"pip install 'qwen3-embed-integrations[{extra}]'" in done.stderr
+    assert extra in metadata("qwen3-embed-integrations").get_all("Provides-Extra")
+
+
+def test_the_extra_all_has_the_frameworks_and_nothing_heavy():
+    lines = requires("qwen3-embed-integrations")
+    by_extra = {
+        extra: {re.match(r"[\w-]+", line)[0] for line in lines if re.search(rf"extra == ['\"]{extra}['\"]", line)}
+        for extra in ("langchain", "llama-index", "haystack", "all")
+    }
+    assert by_extra["langchain"] == {"langchain-core"}
+    assert by_extra["llama-index"] == {"llama-index-core"}
+    assert by_extra["haystack"] == {"haystack-ai"}
+    assert by_extra["all"] == {"langchain-core", "llama-index-core", "haystack-ai"}
+
+
+def test_every_public_name_is_there():
+    for name in qwen3_embed_integrations.__all__:
+        assert getattr(qwen3_embed_integrations, name) is not None
+    assert set(qwen3_embed_integrations.__all__) <= set(dir(qwen3_embed_integrations))
+    with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
+        _ = qwen3_embed_integrations.nothing
+    assert metadata("qwen3-embed-integrations")["Version"] == qwen3_embed_integrations.__version__
