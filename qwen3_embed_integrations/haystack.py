@@ -226,7 +226,7 @@ class Qwen3DocumentEmbedder(_Embedder):
             model: as for `Qwen3TextEmbedder`.
             meta_fields_to_embed: names of the meta fields to put before a document's content.
             embedding_separator: what stands between meta fields and content.
-            settings: as for `Qwen3TextEmbedder`.
+            **settings: as for `Qwen3TextEmbedder`.
         """
         # @component makes the class anew, which breaks super() without arguments.
         _Embedder.__init__(self, model, **settings)
