@@ -46,7 +46,9 @@ def demo(
         console.print(f"{name} is not installed: {escape(command)}")
     for asked in [question] if question is not None else QUESTIONS:
         for framework, search in index.searches.items():
-            table = Table("score", "name", "first line", title=f"{escape(asked)} · {framework}", title_justify="left")
+            table = Table("score", title=f"{escape(asked)} · {framework}", title_justify="left")
+            table.add_column("name", no_wrap=True)
+            table.add_column("first line", no_wrap=True, overflow="ellipsis")
             for hit in search(asked):
                 table.add_row(f"{hit.score:.4f}", escape(hit.name), escape(index.entries[hit.name].first_line))
             console.print(table)
