@@ -258,6 +258,8 @@ class Qwen3Encoder(BaseEncoder):
     ) -> None:
         super().__init__(query_instruction, document_instruction)
         location = locate(model)
+        if revision is not None and os.path.isabs(location):  # noqa: PTH117 - a hub id is no path
+            raise ValueError(f"revision={revision!r} needs a model on the hub, but {os.fspath(model)!r} is a folder")
         self.settings = EncoderSettings(
             model=os.fspath(model),
             dimensions=dimensions,

@@ -245,6 +245,7 @@ def test_input_that_is_no_list_of_strings(model_folder, texts, message):
         ({"batch_tokens": 0}, ValueError, "batch_tokens must be at least 1"),
         ({"query_instruction": "web_serch"}, ValueError, "did you mean 'web_search'"),
         ({"document_instruction": "legl"}, ValueError, "did you mean 'legal'"),
+        ({"revision": "main"}, ValueError, "revision='main' needs a model on the hub, but 'tiny' is a folder"),
         ({"long_text": "chop"}, ValueError, "long_text must be one of 'truncate', 'error'"),
         ({"dtype": "int4"}, ValueError, "dtype must be one of"),
     ],

@@ -112,6 +112,7 @@ def test_to_dict_round_trips_all_settings(embedder, settings):
     given = {
         **settings,
         **own,
+        "model": "0.6B",
         "dimensions": 48,
         "query_instruction": "legal",
         "document_instruction": "Find the section on warranty",
