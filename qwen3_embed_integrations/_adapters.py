@@ -2,11 +2,33 @@
 
 from __future__ import annotations
 
-from typing import Any
+import os
+from typing import Annotated, Any
 
-from pydantic import BaseModel, Field, SecretStr, field_serializer, model_validator
+from pydantic import BaseModel, BeforeValidator, Field, SecretStr, ValidationInfo, field_serializer, model_validator
+from typing_extensions import Self
 
 from qwen3_embed_integrations.encoder import DEFAULT_MODEL, Encoder, EncoderSettings, LongText, Qwen3Encoder
+from qwen3_embed_integrations.matryoshka import as_integer
+
+SETTINGS = tuple(EncoderSettings.__dataclass_fields__)
+
+
+def _as_path(value: Any) -> Any:
+    return os.fspath(value) if isinstance(value, os.PathLike) else value
+
+
+def _as_number(value: Any, info: ValidationInfo) -> Any:
+    return value if value is None else as_integer(str(info.field_name), value)
+
+
+def _as_dtype(value: Any) -> str:
+    return str(value).removeprefix("torch.")
+
+
+Location = Annotated[str, BeforeValidator(_as_path)]
+Number = Annotated[int | None, BeforeValidator(_as_number)]
+Dtype = Annotated[str, BeforeValidator(_as_dtype)]
 
 
 class EncoderFields(BaseModel):
@@ -16,41 +38,64 @@ class EncoderFields(BaseModel):
     """
 
     encoder: Any = Field(default=None, frozen=True, repr=False, description="An encoder to use, instead of settings.")
-    model: str = Field(default=DEFAULT_MODEL, frozen=True, description="Short name, hub id or folder.")
-    dimensions: int | None = Field(default=None, frozen=True, description="Components of the vectors.")
+    model: Location = Field(default=DEFAULT_MODEL, frozen=True, description="Short name, hub id or folder.")
+    dimensions: Number = Field(default=None, frozen=True, description="Components of the vectors.")
     query_instruction: str = Field(default="web_search", frozen=True, description="Name or task sentence.")
     document_instruction: str | None = Field(default=None, frozen=True, description="Name or task sentence.")
-    max_tokens: int | None = Field(default=None, frozen=True, description="Tokens of a text to read at most.")
+    max_tokens: Number = Field(default=None, frozen=True, description="Tokens of a text to read at most.")
     long_text: LongText = Field(default="truncate", frozen=True, description="What to do with a longer text.")
     device: str | None = Field(default=None, frozen=True, description="torch's name of a device.")
-    dtype: str = Field(default="auto", frozen=True, description="Type of the weights.")
-    batch_tokens: int | None = Field(default=None, frozen=True, description="Tokens to run at once.")
+    dtype: Dtype = Field(default="auto", frozen=True, description="Type of the weights.")
+    batch_tokens: Number = Field(default=None, frozen=True, description="Tokens to run at once.")
     revision: str | None = Field(default=None, frozen=True, description="Branch, tag or commit on the hub.")
-    cache_folder: str | None = Field(default=None, frozen=True, description="Where the hub's files are kept.")
-    local_files_only: bool = Field(default=False, frozen=True, description="Never ask the network.")
+    cache_folder: Location | None = Field(default=None, frozen=True, description="Where the hub's files are kept.")
+    local_files_only: bool = Field(default=False, frozen=True, strict=True, description="Never ask the network.")
     token: SecretStr | None = Field(default=None, frozen=True, exclude=True, description="Access token of the hub.")
     show_progress: bool = Field(default=False, description="Whether to draw a progress bar over documents.")
+
+    def __init__(self, **data: Any) -> None:
+        # Before pydantic sees it: its errors show what they were given.
+        if isinstance(data.get("token"), str):
+            data["token"] = SecretStr(data["token"])
+        super().__init__(**data)
 
     @model_validator(mode="before")
     @classmethod
     def _adopt_settings(cls, data: Any) -> Any:
-        encoder = data.get("encoder") if isinstance(data, dict) else None
-        if encoder is None:
+        if not isinstance(data, dict) or data.get("encoder") is None:
             return data
-        settings = encoder_settings(encoder)
-        for name, value in settings.items():
-            if data.get(name, value) not in (value, EncoderFields.model_fields[name].default):
-                raise ValueError(f"{name}={data[name]!r} differs from the encoder's {value!r}: give one or the other")
-        return {**data, **settings}
+        return {**data, **adopted_settings(data["encoder"], data)}
 
     @model_validator(mode="after")
-    def _make_encoder(self) -> Any:
+    def _make_encoder(self) -> Self:
         if self.encoder is None:
-            settings = {name: getattr(self, name) for name in EncoderSettings.__dataclass_fields__}
             token = None if self.token is None else self.token.get_secret_value()
+            encoder = Qwen3Encoder(**{name: getattr(self, name) for name in SETTINGS}, token=token)
             # Past pydantic's __setattr__, which keeps users from assigning.
-            self.__dict__["encoder"] = Qwen3Encoder(**settings, token=token)
+            self.__dict__.update(encoder.settings.to_dict(), encoder=encoder)
         return self
+
+    def model_copy(self, *, update: Any = None, deep: bool = False) -> Self:
+        """Copy it; where settings are updated, the copy has an encoder made from them.
+
+        Args:
+            update: new values by field name.
+            deep: whether to copy the other values too.
+
+        Returns:
+            The copy.
+
+        Raises:
+            ValueError: settings are updated, but the encoder is not one of this package.
+        """
+        copied = super().model_copy(update=update, deep=deep)
+        changes = {name: value for name, value in (update or {}).items() if name in SETTINGS}
+        if changes:
+            if not isinstance(self.encoder, Qwen3Encoder):
+                raise ValueError(f"{', '.join(changes)} cannot be updated: they belong to the encoder that was given")
+            encoder = self.encoder.replaced(**changes)
+            copied.__dict__.update(encoder.settings.to_dict(), encoder=encoder)
+        return copied
 
     @field_serializer("encoder")
     def _serialize_encoder(self, encoder: Encoder) -> str | None:
@@ -62,20 +107,20 @@ class EncoderFields(BaseModel):
         return {**state, "__dict__": {**state["__dict__"], "token": None}}
 
 
-def encoder_settings(encoder: Any) -> dict[str, Any]:
+def adopted_settings(encoder: Any, given: dict[str, Any]) -> dict[str, Any]:
     """Give the settings that an adapter shows for an encoder that it was handed.
 
     Args:
         encoder: any `Encoder`.
+        given: what the adapter was given beside it; settings may only repeat the encoder's, or their defaults.
 
     Returns:
         All settings of a `Qwen3Encoder`; of another encoder, whose settings are its own, the name of its model.
 
     Raises:
         TypeError: it is no encoder.
+        ValueError: a setting was given that would have no effect.
     """
-    if isinstance(encoder, Qwen3Encoder):
-        return encoder.settings.to_dict()
     if not callable(getattr(encoder, "encode_queries", None)) or not callable(
         getattr(encoder, "encode_documents", None)
     ):
@@ -83,4 +128,13 @@ def encoder_settings(encoder: Any) -> dict[str, Any]:
             f"encoder must have encode_queries and encode_documents, got {encoder!r:.80} ({type(encoder).__name__}); "
             "an encoder that was serialised by its fingerprint has to be passed again"
         )
-    return {"model": getattr(encoder, "model", type(encoder).__name__)}
+    if isinstance(encoder, Qwen3Encoder):
+        settings = encoder.settings.to_dict()
+    else:
+        settings = {"model": getattr(encoder, "model", type(encoder).__name__)}
+    defaults = EncoderSettings().to_dict()
+    for name in SETTINGS:
+        allowed = (settings[name], defaults[name]) if name in settings else (defaults[name],)
+        if name in given and given[name] not in allowed:
+            raise ValueError(f"{name}={given[name]!r} has no effect beside encoder=: give one or the other")
+    return settings

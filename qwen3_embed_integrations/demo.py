@@ -11,12 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from qwen3_embed_integrations.encoder import BaseEncoder, Qwen3Encoder
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    import numpy as np
     from numpy.typing import NDArray
 
 QUESTIONS = (
@@ -89,7 +90,7 @@ def _entries(path: Path, relative: Path) -> Iterator[Entry]:
     parts = relative.with_suffix("").parts
     if parts[-1] == "__init__":
         parts = parts[:-1]
-    if not parts or _LEFT_OUT.intersection(parts) or any(part.startswith("_") for part in parts):
+    if not parts or _LEFT_OUT.intersection(parts) or not all(part.isidentifier() and part[0] != "_" for part in parts):
         return
     for node in ast.parse(path.read_bytes()).body:
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)) and not node.name.startswith("_"):
@@ -139,10 +140,8 @@ class EmbeddedOnce(BaseEncoder):
         return self._encoder.count_tokens(texts)
 
     def _encode(self, texts: list[str], prompt: str, show_progress: bool) -> NDArray[np.float32]:
-        import numpy as np
-
         if prompt:
-            return self._encoder.encode_queries(texts, show_progress=show_progress)
+            return self._encoder._encode(texts, prompt, show_progress)
         return np.stack([self._vectors[text] for text in texts])
 
 

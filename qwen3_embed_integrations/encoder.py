@@ -8,9 +8,12 @@ import os
 import threading
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+import numpy as np
 
 from qwen3_embed_integrations.engine.source import ModelSource, locate
 from qwen3_embed_integrations.instructions import query_prompt, resolve_instruction
@@ -18,7 +21,6 @@ from qwen3_embed_integrations.matryoshka import as_integer, truncate
 from qwen3_embed_integrations.models import MIN_DIMENSIONS, find_spec
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
 
     from qwen3_embed_integrations.engine.engine import Engine
@@ -191,9 +193,11 @@ class EncoderSettings:
             raise ValueError(f"long_text must be one of {', '.join(map(repr, LONG_TEXT))}, got {self.long_text!r}")
         if self.dtype not in DTYPES:
             raise ValueError(f"dtype must be one of {', '.join(map(repr, DTYPES))}, got {self.dtype!r}")
+        if not isinstance(self.local_files_only, bool):
+            raise TypeError(f"local_files_only must be True or False, got {self.local_files_only!r}")
         for name in ("dimensions", "max_tokens", "batch_tokens"):
             value = getattr(self, name)
-            if value is not None and as_integer(name, value) < 1:
+            if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
 
     def to_dict(self) -> dict[str, Any]:
@@ -261,17 +265,18 @@ class Qwen3Encoder(BaseEncoder):
         if revision is not None and os.path.isabs(location):  # noqa: PTH117 - a hub id is no path
             raise ValueError(f"revision={revision!r} needs a model on the hub, but {os.fspath(model)!r} is a folder")
         self.settings = EncoderSettings(
-            model=os.fspath(model),
-            dimensions=dimensions,
+            # A relative folder would be another one in another process.
+            model=location if os.path.isabs(location) and model != "tiny" else str(model),  # noqa: PTH117
+            dimensions=_optional_integer("dimensions", dimensions),
             query_instruction=query_instruction,
             document_instruction=document_instruction,
-            max_tokens=max_tokens,
+            max_tokens=_optional_integer("max_tokens", max_tokens),
             long_text=long_text,
             device=None if device is None else str(device),
             dtype=str(dtype).removeprefix("torch."),
-            batch_tokens=batch_tokens,
+            batch_tokens=_optional_integer("batch_tokens", batch_tokens),
             revision=revision,
-            cache_folder=None if cache_folder is None else os.fspath(cache_folder),
+            cache_folder=None if cache_folder is None else str(Path(cache_folder).expanduser()),
             local_files_only=local_files_only,
         )
         self._source = ModelSource(
@@ -279,7 +284,7 @@ class Qwen3Encoder(BaseEncoder):
             revision=revision,
             cache_folder=self.settings.cache_folder,
             local_files_only=local_files_only,
-            token=token,
+            token=_checked_token(token),
         )
         self._lock = threading.Lock()
         self._pinned: ModelSource | None = None
@@ -363,19 +368,31 @@ class Qwen3Encoder(BaseEncoder):
         """
         return self._tokenization().count(as_texts(texts))
 
+    def replaced(self, **changes: Any) -> Qwen3Encoder:
+        """Make an encoder with the same settings and token but for some.
+
+        Args:
+            **changes: settings by name.
+
+        Returns:
+            A new encoder; it shares the weights unless the changes concern them.
+        """
+        return type(self)(**{**self.settings.to_dict(), "token": self._source.token, **changes})
+
     def warm_up(self) -> None:
         """Load the model now, instead of in the first call that needs it."""
+        self._tokenization()
         self._engine().load()
 
     def close(self) -> None:
         """Let go of the model: its memory is free once every encoder that shares it let go. A later use loads again."""
         with self._lock:
-            self._held_engine = self._held_tokenization = self._pinned = self._version = None
+            self._held_engine = self._held_tokenization = self._pinned = self._version = self._limits = None
 
     def _encode(self, texts: list[str], prompt: str, show_progress: bool) -> NDArray[np.float32]:
         engine, tokenization = self._engine(), self._tokenization()
         max_tokens = self.max_tokens
-        # The bare prompt counts with its end token, so a text has to have room beside it.
+        prompt_ids = tokenization.prompt(prompt)
         needed = tokenization.count([prompt])[0]
         if needed >= max_tokens:
             raise ValueError(
@@ -386,8 +403,30 @@ class Qwen3Encoder(BaseEncoder):
         if too_long:
             self._report(too_long, max_tokens)
             token_ids = [tokenization.cut(ids, max_tokens) for ids in token_ids]
-        hidden = engine.embed(token_ids, batch_tokens=self.settings.batch_tokens, show_progress=show_progress)
+        if not texts:
+            return np.zeros((0, self.dimensions), dtype=np.float32)
+        hidden = engine.embed(
+            token_ids, prompt_ids, batch_tokens=self.settings.batch_tokens, show_progress=show_progress
+        )
+        broken = np.flatnonzero(~np.isfinite(hidden).all(axis=1))
+        if len(broken):
+            hidden[broken] = self._in_float32([token_ids[index] for index in broken], prompt_ids, broken)
         return truncate(hidden, self.dimensions)
+
+    def _in_float32(
+        self, token_ids: list[NDArray[np.int64]], prompt_ids: NDArray[np.int64], indexes: NDArray[np.int64]
+    ) -> NDArray[np.float32]:
+        """Compute again what overflowed, as float16 does in the 8B (QwenLM/Qwen3-Embedding issue 164)."""
+        from qwen3_embed_integrations.engine.engine import shared_engine
+
+        engine = shared_engine(self._pinned_source(), device=self.settings.device, dtype="float32")
+        hidden = engine.embed(token_ids, prompt_ids, batch_tokens=self.settings.batch_tokens, show_progress=False)
+        broken = indexes[~np.isfinite(hidden).all(axis=1)]
+        if len(broken):
+            raise FloatingPointError(
+                f"the text at index {broken[0]} has no finite vector, in float32 either: the weights are broken"
+            )
+        return hidden
 
     def _report(self, too_long: Sequence[tuple[int, int]], max_tokens: int) -> None:
         """Refuse texts of too many tokens, or warn of the first cut and count them all."""
@@ -411,7 +450,7 @@ class Qwen3Encoder(BaseEncoder):
     def _check_limits(self) -> tuple[int, int]:
         """Give the model's (largest dimension, context), after checking that the settings lie within."""
         if self._limits is None:
-            size, context = self._source.limits()
+            size, context = (self._pinned or self._source).limits()
             smallest = min(MIN_DIMENSIONS, size)
             dimensions, max_tokens = self.settings.dimensions, self.settings.max_tokens
             if dimensions is not None and not smallest <= dimensions <= size:
@@ -429,6 +468,7 @@ class Qwen3Encoder(BaseEncoder):
         with self._lock:
             if self._pinned is None:
                 self._pinned = self._source.pinned()
+                self._limits = None
             return self._pinned
 
     def _engine(self) -> Engine:
@@ -456,11 +496,14 @@ class Qwen3Encoder(BaseEncoder):
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def __copy__(self) -> Qwen3Encoder:
+        return self
+
     def __deepcopy__(self, memo: object) -> Qwen3Encoder:
         return self
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _from_settings, (self.settings.to_dict(),)
+        return _from_settings, (type(self), self.settings.to_dict())
 
     def __repr__(self) -> str:
         default = EncoderSettings().to_dict()
@@ -469,8 +512,24 @@ class Qwen3Encoder(BaseEncoder):
         return f"Qwen3Encoder({', '.join(f'{name}={value!r}' for name, value in shown.items())})"
 
 
-def _from_settings(settings: dict[str, Any]) -> Qwen3Encoder:
-    return Qwen3Encoder(**settings)
+def _from_settings(kind: type[Qwen3Encoder], settings: dict[str, Any]) -> Qwen3Encoder:
+    return kind(**settings)
+
+
+def _optional_integer(name: str, value: Any) -> int | None:
+    return None if value is None else as_integer(name, value)
+
+
+def _checked_token(token: str | bool | None) -> str | bool | None:
+    """Read an access token, which may come from a file with a newline at its end; no message shows it."""
+    if isinstance(token, str):
+        token = token.strip()
+        if not (token.isascii() and token.isprintable()):
+            raise ValueError("token holds characters that no access token has")
+        return token
+    if token is None or isinstance(token, bool):
+        return token
+    raise TypeError(f"token must be a string, a bool or None, got {type(token).__name__}")
 
 
 def as_texts(texts: Iterable[str]) -> list[str]:
@@ -487,7 +546,7 @@ def as_texts(texts: Iterable[str]) -> list[str]:
     """
     if isinstance(texts, (str, bytes)):
         raise TypeError(f"texts must be a list of strings, got one {type(texts).__name__}: put it in a list")
-    if not isinstance(texts, Iterable):
+    if not isinstance(texts, Iterable) or isinstance(texts, (Mapping, Set)):
         raise TypeError(f"texts must be a list of strings, got {type(texts).__name__}")
     result = list(texts)
     for index, text in enumerate(result):

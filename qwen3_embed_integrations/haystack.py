@@ -15,7 +15,7 @@ except ImportError as error:
         "the Haystack embedders need haystack-ai: pip install 'qwen3-embed-integrations[haystack]'"
     ) from error
 
-from qwen3_embed_integrations._adapters import encoder_settings
+from qwen3_embed_integrations._adapters import adopted_settings
 from qwen3_embed_integrations.encoder import DEFAULT_MODEL, Encoder, LongText, Qwen3Encoder
 
 if TYPE_CHECKING:
@@ -76,25 +76,30 @@ class _Embedder:
             TypeError: a setting has the wrong type, or encoder is no encoder.
             ValueError: a setting is out of range or unknown.
         """
+        if not isinstance(device, ComponentDevice | None):
+            raise TypeError(f"device must be a ComponentDevice, got {device!r}: ComponentDevice.from_str makes one")
+        if not isinstance(token, Secret | None):
+            raise TypeError(f"token must be a Secret, got a {type(token).__name__}: Secret.from_env_var makes one")
         self.token = token
         self.progress_bar = progress_bar
+        settings: dict[str, Any] = {
+            "model": model,
+            "dimensions": dimensions,
+            "query_instruction": query_instruction,
+            "document_instruction": document_instruction,
+            "max_tokens": max_tokens,
+            "long_text": long_text,
+            "device": None if device is None else device.to_torch_str(),
+            "dtype": dtype,
+            "batch_tokens": batch_tokens,
+            "revision": revision,
+            "cache_folder": cache_folder,
+            "local_files_only": local_files_only,
+        }
         if encoder is None:
-            encoder = Qwen3Encoder(
-                model,
-                dimensions=dimensions,
-                query_instruction=query_instruction,
-                document_instruction=document_instruction,
-                max_tokens=max_tokens,
-                long_text=long_text,
-                device=None if device is None else device.to_torch_str(),
-                dtype=dtype,
-                batch_tokens=batch_tokens,
-                revision=revision,
-                cache_folder=cache_folder,
-                local_files_only=local_files_only,
-                token=None if token is None else token.resolve_value(),
-            )
-        encoder_settings(encoder)
+            encoder = Qwen3Encoder(**settings, token=None if token is None else token.resolve_value())
+        else:
+            adopted_settings(encoder, settings)
         self.encoder = encoder
 
     def warm_up(self) -> None:
@@ -230,6 +235,10 @@ class Qwen3DocumentEmbedder(_Embedder):
         """
         # @component makes the class anew, which breaks super() without arguments.
         _Embedder.__init__(self, model, **settings)
+        if isinstance(meta_fields_to_embed, str):
+            raise TypeError(
+                f"meta_fields_to_embed must be a list of names, got {meta_fields_to_embed!r}: put it in a list"
+            )
         self.meta_fields_to_embed = meta_fields_to_embed or []
         self.embedding_separator = embedding_separator
 
@@ -302,4 +311,7 @@ def _as_text(text: Any) -> str:
 
 
 def _with_embeddings(documents: list[Document], vectors: NDArray[np.float32]) -> list[Document]:
-    return [replace(document, embedding=vector.tolist()) for document, vector in zip(documents, vectors, strict=True)]
+    return [
+        replace(document, meta=dict(document.meta), embedding=vector.tolist())
+        for document, vector in zip(documents, vectors, strict=True)
+    ]

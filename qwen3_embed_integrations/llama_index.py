@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 from contextvars import ContextVar
+from inspect import unwrap
 from typing import TYPE_CHECKING, Any
 
 try:
@@ -16,9 +17,10 @@ except ImportError as error:
 from pydantic import ConfigDict, Field, model_validator
 
 from qwen3_embed_integrations._adapters import EncoderFields
+from qwen3_embed_integrations.encoder import DEFAULT_MODEL, as_texts
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Awaitable, Callable, Iterator
 
     from qwen3_embed_integrations.encoder import Encoder
 
@@ -43,6 +45,7 @@ class Qwen3Embedding(EncoderFields, BaseEmbedding):
 
     model_config = ConfigDict(extra="forbid", protected_namespaces=(), arbitrary_types_allowed=True)
 
+    model_name: str = Field(default=DEFAULT_MODEL, frozen=True, description="LlamaIndex's name for `model`.")
     embed_batch_size: int = Field(
         default=2048,
         gt=0,
@@ -64,10 +67,14 @@ class Qwen3Embedding(EncoderFields, BaseEmbedding):
 
     @model_validator(mode="after")
     def _follow_encoder(self) -> Any:
-        self.model_name = self.model
-        if self.embeddings_cache is not None and not isinstance(self.embeddings_cache, _NamedKeys):
-            self.embeddings_cache = _NamedKeys(self.embeddings_cache, self.encoder)
+        self.__dict__["model_name"] = self.model
+        self.embeddings_cache = self.embeddings_cache
         return self
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "embeddings_cache" and value is not None:
+            value = _NamedKeys(value.store if isinstance(value, _NamedKeys) else value, self.encoder)
+        super().__setattr__(name, value)
 
     @classmethod
     def class_name(cls) -> str:
@@ -84,7 +91,7 @@ class Qwen3Embedding(EncoderFields, BaseEmbedding):
             A list of `dimensions` floats, unit length.
         """
         with _for_query():
-            return super().get_query_embedding(query)
+            return _get_query_embedding(self, query)
 
     async def aget_query_embedding(self, query: str) -> list[float]:
         """Embed a query without blocking the event loop.
@@ -96,7 +103,43 @@ class Qwen3Embedding(EncoderFields, BaseEmbedding):
             What `get_query_embedding` returns.
         """
         with _for_query():
-            return await super().aget_query_embedding(query)
+            return await _aget_query_embedding(self, query)
+
+    def get_text_embedding_batch(
+        self, texts: list[str], show_progress: bool = False, **kwargs: Any
+    ) -> list[list[float]]:
+        """Embed texts; LlamaIndex hands them over in pieces, so all are checked first.
+
+        Args:
+            texts: the texts.
+            show_progress: whether LlamaIndex draws its progress bar.
+            **kwargs: as in LlamaIndex.
+
+        Returns:
+            One vector a text, each a list of `dimensions` floats, unit length.
+
+        Raises:
+            TypeError: texts is a single string, or an item is not a string.
+        """
+        return _get_text_embedding_batch(self, as_texts(texts), show_progress, **kwargs)
+
+    async def aget_text_embedding_batch(
+        self, texts: list[str], show_progress: bool = False, **kwargs: Any
+    ) -> list[list[float]]:
+        """Embed texts without blocking the event loop.
+
+        Args:
+            texts: the texts.
+            show_progress: whether LlamaIndex draws its progress bar.
+            **kwargs: as in LlamaIndex.
+
+        Returns:
+            What `get_text_embedding_batch` returns.
+
+        Raises:
+            TypeError: texts is a single string, or an item is not a string.
+        """
+        return await _aget_text_embedding_batch(self, as_texts(texts), show_progress, **kwargs)
 
     def _get_query_embedding(self, query: str) -> list[float]:
         vector: list[float] = self.encoder.encode_queries([query])[0].tolist()
@@ -119,6 +162,15 @@ class Qwen3Embedding(EncoderFields, BaseEmbedding):
     async def _aget_text_embeddings(self, texts: list[str]) -> list[list[float]]:
         vectors: list[list[float]] = (await self.encoder.aencode_documents(texts)).tolist()
         return vectors
+
+
+# The base class's methods without its tracing, which LlamaIndex puts around the methods above already.
+_get_query_embedding: Callable[..., list[float]] = unwrap(BaseEmbedding.get_query_embedding)
+_aget_query_embedding: Callable[..., Awaitable[list[float]]] = unwrap(BaseEmbedding.aget_query_embedding)
+_get_text_embedding_batch: Callable[..., list[list[float]]] = unwrap(BaseEmbedding.get_text_embedding_batch)
+_aget_text_embedding_batch: Callable[..., Awaitable[list[list[float]]]] = unwrap(
+    BaseEmbedding.aget_text_embedding_batch
+)
 
 
 @contextmanager

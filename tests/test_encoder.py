@@ -6,9 +6,12 @@ import asyncio
 import copy
 import gc
 import json
+import os
 import pickle
 import shutil
 import socket
+import subprocess
+import sys
 import warnings
 import weakref
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
@@ -17,9 +20,15 @@ from multiprocessing import get_context
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import Dense, Normalize
+from transformers import AutoModel
 
 from qwen3_embed_integrations import INSTRUCTIONS, Qwen3Encoder, TruncationWarning, truncate
 from qwen3_embed_integrations.engine import engine as engine_module
+from qwen3_embed_integrations.engine.packed import PackedModel
+from qwen3_embed_integrations.engine.padded import PaddedModel
 from tests.conftest import as_query, cosines, make_model
 
 TEXTS = [
@@ -178,8 +187,8 @@ def test_a_cut_text_keeps_the_end_token_and_warns_once(model_folder, reference):
 
 
 def hidden_of(encoder, ids):
-    """The last hidden state that the loaded transformers model has for these very token ids."""
-    model = encoder._engine()._loaded()[0].auto_model
+    """The last hidden state that plain transformers has for these very token ids."""
+    model = AutoModel.from_pretrained(encoder.settings.model, dtype=torch.float32)
     with torch.inference_mode():
         hidden = model(input_ids=torch.from_numpy(ids)[None]).last_hidden_state[0, -1]
     return torch.nn.functional.normalize(hidden, dim=-1).numpy()[None]
@@ -217,6 +226,8 @@ def test_the_instruction_is_never_cut(model_folder):
         (["fine", None], r"index 1 must be a string, got None \(NoneType\)"),
         (["fine", "fine", 3], r"index 2 must be a string, got 3 \(int\)"),
         ([["nested"]], r"index 0 must be a string"),
+        ({"a": "mapping"}, "got dict"),
+        ({"a", "b"}, "got set"),
         ([b"bytes"], r"index 0 must be a string, got b'bytes'"),
     ],
 )
@@ -246,6 +257,9 @@ def test_input_that_is_no_list_of_strings(model_folder, texts, message):
         ({"query_instruction": "web_serch"}, ValueError, "did you mean 'web_search'"),
         ({"document_instruction": "legl"}, ValueError, "did you mean 'legal'"),
         ({"revision": "main"}, ValueError, "revision='main' needs a model on the hub, but 'tiny' is a folder"),
+        ({"local_files_only": "no"}, TypeError, "local_files_only must be True or False"),
+        ({"model": "TINY"}, ValueError, "unknown model 'TINY': did you mean 'tiny'"),
+        ({"model": "Qwen3-Embedding-4B"}, ValueError, "did you mean '4B'"),
         ({"long_text": "chop"}, ValueError, "long_text must be one of 'truncate', 'error'"),
         ({"dtype": "int4"}, ValueError, "dtype must be one of"),
     ],
@@ -261,10 +275,10 @@ def test_a_folder_without_a_model(tmp_path):
 
 
 def test_devices_are_checked_by_name():
-    with pytest.raises(ValueError, match="unknown device 'gpu'"):
+    with pytest.raises(ValueError, match="device 'gpu' cannot be used here"):
         Qwen3Encoder("tiny", device="gpu").encode_queries(["x"])
     if not torch.cuda.is_available():
-        with pytest.raises(ValueError, match="no usable CUDA device"):
+        with pytest.raises(ValueError, match="device 'cuda:0' cannot be used here"):
             Qwen3Encoder("tiny", device="cuda:0").encode_queries(["x"])
 
 
@@ -327,6 +341,18 @@ def test_equal_settings_share_weights_and_others_do_not(model_folder, other_fold
     assert engine(other_folder, dtype="float32") is not shared
 
 
+def test_a_folder_written_anew_in_another_width(tmp_path):
+    folder = make_model(tmp_path / "model")
+    before = Qwen3Encoder(folder, dtype="float32")
+    before.warm_up()
+    make_model(folder, hidden_size=96)
+    after = Qwen3Encoder(folder, dtype="float32")
+    assert after.encode_documents(["text"]).shape == (1, 96)
+    assert before.encode_documents(["text"]).shape == (1, 64)
+    before.close()
+    assert before.encode_documents(["text"]).shape == (1, 96)
+
+
 def test_a_folder_written_anew_is_another_model(tmp_path):
     folder = make_model(tmp_path / "model")
     before = Qwen3Encoder(folder, dtype="float32")
@@ -350,7 +376,7 @@ def test_close_frees_the_weights_when_the_last_one_lets_go(model_folder, tmp_pat
     first, second = Qwen3Encoder(folder, dimensions=32), Qwen3Encoder(folder)
     expected = first.encode_documents(["text"])
     second.encode_documents(["text"])
-    weights = weakref.ref(first._engine()._loaded())
+    weights = weakref.ref(first._engine().load())
     first.close()
     gc.collect()
     assert weights() is not None
@@ -370,7 +396,7 @@ def test_a_checkpoint_in_bfloat16_is_run_in_the_type_that_was_asked_for(tmp_path
     folder = make_model(tmp_path / "bf16", dtype=torch.bfloat16)
     full, half = (Qwen3Encoder(folder, dtype=dtype, device="cpu") for dtype in ("float32", "bfloat16"))
     for encoder, dtype in ((full, torch.float32), (half, torch.bfloat16)):
-        assert encoder._engine()._loaded().dtype == dtype
+        assert encoder._engine().load()._model.dtype == dtype
     vectors = half.encode_documents(TEXTS)
     assert vectors.dtype == np.float32
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-6)
@@ -391,7 +417,12 @@ def test_a_bare_checkpoint_is_pooled_on_its_last_token(model_folder, tmp_path, r
     assert (cosines(bare.encode_documents(TEXTS[:5]), reference(TEXTS[:5])) >= 0.99999).all()
 
 
-def test_pickled_copies_and_forked_workers_give_the_same_vectors(model_folder):
+class Doubled(Qwen3Encoder):
+    def _encode(self, texts, prompt, show_progress):
+        return 2 * super()._encode(texts, prompt, show_progress)
+
+
+def test_pickled_copies_and_worker_processes_give_the_same_vectors(model_folder):
     encoder = Qwen3Encoder(model_folder, dtype="float32", device="cpu", dimensions=40, token="hf_secret_token")
     expected = encoder.encode_queries(["over there"])
     frozen = pickle.dumps(encoder)
@@ -400,8 +431,64 @@ def test_pickled_copies_and_forked_workers_give_the_same_vectors(model_folder):
     assert "hf_secret_token" not in repr(encoder)
     assert pickle.loads(frozen).settings == encoder.settings
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        assert np.array_equal(pool.submit(encoder.encode_queries, ["over there"]).result(), expected)
-    assert copy.deepcopy(encoder) is encoder
+        np.testing.assert_allclose(pool.submit(encoder.encode_queries, ["over there"]).result(), expected, atol=1e-6)
+    assert copy.deepcopy(encoder) is copy.copy(encoder) is encoder
+    doubled = pickle.loads(pickle.dumps(Doubled(model_folder, dtype="float32", device="cpu", dimensions=40)))
+    assert np.array_equal(doubled.encode_queries(["over there"]), 2 * expected)
+
+
+FORK = """
+import os, sys, torch
+from qwen3_embed_integrations import Qwen3Encoder
+torch.set_num_threads(int(sys.argv[2]))
+encoder = Qwen3Encoder(sys.argv[1], device="cpu")
+if sys.argv[3] == "loaded":
+    encoder.encode_documents(["before"])
+child = os.fork()
+if child == 0:
+    try:
+        print(encoder.encode_documents(["after"]).shape, flush=True)
+    except RuntimeError as error:
+        print(error, flush=True)
+    os._exit(0)
+os.waitpid(child, 0)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+@pytest.mark.parametrize(
+    ("threads", "when", "printed"),
+    [("1", "loaded", "(1, 64)"), ("2", "loaded", "forked after the model was loaded"), ("2", "fresh", "(1, 64)")],
+)
+def test_a_forked_process_works_or_says_why_not(model_folder, threads, when, printed):
+    command = [sys.executable, "-c", FORK, str(model_folder), threads, when]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    assert printed in done.stdout
+
+
+def test_a_relative_folder_stays_the_same_in_another_process(model_folder, monkeypatch, tmp_path):
+    monkeypatch.chdir(model_folder.parent)
+    relative = Qwen3Encoder(model_folder.name)
+    frozen = pickle.dumps(relative)
+    monkeypatch.chdir(tmp_path)
+    assert pickle.loads(frozen).settings.model == str(model_folder)
+
+
+def test_replaced_settings_keep_the_others_and_the_token(model_folder):
+    encoder = Qwen3Encoder(model_folder, dtype="float32", dimensions=40, token="hf_token\n")
+    other = encoder.replaced(dimensions=32)
+    assert (other.dimensions, other.settings.dtype) == (32, "float32")
+    assert other._source.token == encoder._source.token == "hf_token"
+    assert other._engine() is encoder._engine()
+
+
+@pytest.mark.parametrize("token", ["hf_\nshown", "hf_\x00shown", "hf_\u00e9shown"])
+def test_a_token_that_is_none_is_refused_without_being_shown(token):
+    with pytest.raises(ValueError, match="token holds characters that no access token has") as caught:
+        Qwen3Encoder("tiny", token=token)
+    assert "shown" not in str(caught.value)
+    with pytest.raises(TypeError, match="token must be a string, a bool or None, got int"):
+        Qwen3Encoder("tiny", token=3)
 
 
 def test_repr_shows_what_differs_from_the_defaults():
@@ -462,6 +549,47 @@ def test_local_files_only_makes_no_network_call(model_folder, tmp_path, monkeypa
     assert calls == []
 
 
+def test_what_overflows_in_float16_is_computed_again(tmp_path, reference):
+    folder = make_model(tmp_path / "large")
+    weights = load_file(folder / "model.safetensors")
+    # Products beyond float16's 65504, and far from float32's limit.
+    for name in weights:
+        if name.endswith(("up_proj.weight", "gate_proj.weight")):
+            weights[name] *= 1000
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    half, full = (Qwen3Encoder(folder, dtype=dtype, device="cpu") for dtype in ("float16", "float32"))
+    texts = ["one text", "another"]
+    raw = half._engine().embed(
+        list(half._tokenization().encode(texts)), np.array([], dtype=np.int64), batch_tokens=None, show_progress=False
+    )
+    assert not np.isfinite(raw).all()
+    assert (cosines(half.encode_documents(texts), full.encode_documents(texts)) >= 0.99999).all()
+    weights["norm.weight"][0] = float("nan")
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    broken = Qwen3Encoder(folder, dtype="float32", device="cpu")
+    with pytest.raises(FloatingPointError, match="the text at index 0 has no finite vector"):
+        broken.encode_documents(texts)
+
+
+def test_a_model_whose_vectors_are_not_its_hidden_states_is_refused(model_folder, tmp_path):
+    model = SentenceTransformer(str(model_folder), device="cpu")
+    wide = SentenceTransformer(modules=[model[0], model[1], Dense(64, 128)], device="cpu")
+    wide.save(str(tmp_path / "wide"))
+    with pytest.raises(ValueError, match="gives vectors of 128, not of its hidden size 64"):
+        Qwen3Encoder(tmp_path / "wide").encode_documents(["text"])
+
+
+def test_a_model_that_cannot_be_packed_runs_padded_with_the_same_vectors(model_folder, tmp_path, encoder):
+    model = SentenceTransformer(str(model_folder), device="cpu")
+    same = Dense(64, 64, bias=False, activation_function=torch.nn.Identity(), init_weight=torch.eye(64))
+    SentenceTransformer(modules=[model[0], model[1], same, Normalize()], device="cpu").save(str(tmp_path / "other"))
+    padded = Qwen3Encoder(tmp_path / "other", dtype="float32", device="cpu", batch_tokens=200)
+    assert isinstance(padded._engine().load(), PaddedModel)
+    assert isinstance(encoder._engine().load(), PackedModel)
+    assert (cosines(padded.encode_documents(TEXTS), encoder.encode_documents(TEXTS)) >= 0.99999).all()
+    assert (cosines(padded.encode_queries(TEXTS), encoder.encode_queries(TEXTS)) >= 0.99999).all()
+
+
 def test_a_tokenizer_without_an_end_token_is_refused(model_folder, tmp_path):
 
     folder = shutil.copytree(model_folder, tmp_path / "no-end")
@@ -473,8 +601,6 @@ def test_a_tokenizer_without_an_end_token_is_refused(model_folder, tmp_path):
 
 
 def test_vectors_are_those_of_sentence_transformers(model_folder, encoder):
-    from sentence_transformers import SentenceTransformer
-
     peer = SentenceTransformer(str(model_folder), device="cpu", model_kwargs={"dtype": torch.float32})
     texts = ["What is the capital of China?", "def f(x):\n\treturn x"]
     assert (cosines(encoder.encode_queries(texts), peer.encode_query(texts)) >= 0.99999).all()

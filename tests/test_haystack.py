@@ -74,6 +74,8 @@ def test_documents_are_not_mutated(settings):
     assert [document.id for document in embedded] == [document.id for document in documents]
     assert embedded[0] is not documents[0]
     assert embedded[0].meta == {"k": "v"}
+    embedded[0].meta["new"] = 1
+    assert documents[0].meta == {"k": "v"}
 
 
 def test_no_documents(settings):
@@ -94,6 +96,15 @@ def test_wrong_input_names_the_sibling(settings):
         Qwen3TextEmbedder(encoder="tiny")
     with pytest.raises(ValueError, match="dimensions must be between 32 and 256"):
         Qwen3TextEmbedder("tiny", dimensions=1)
+    with pytest.raises(ValueError, match="model='8B' has no effect beside encoder="):
+        Qwen3TextEmbedder("8B", encoder=text.encoder)
+    with pytest.raises(TypeError, match="device must be a ComponentDevice, got 'cpu'"):
+        Qwen3TextEmbedder("tiny", device="cpu")
+    with pytest.raises(TypeError, match="token must be a Secret, got a str") as caught:
+        Qwen3TextEmbedder("tiny", token="hf_do_not_show")
+    assert "hf_do_not_show" not in str(caught.value)
+    with pytest.raises(TypeError, match="meta_fields_to_embed must be a list of names, got 'title'"):
+        Qwen3DocumentEmbedder("tiny", meta_fields_to_embed="title")
 
 
 @pytest.mark.parametrize("embedder", EMBEDDERS)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 import warnings
 
 import numpy as np
 import pytest
+import torch
 from langchain_core.documents import Document
 from langchain_core.stores import InMemoryByteStore
 from langchain_core.vectorstores import InMemoryVectorStore
@@ -146,7 +148,7 @@ def test_unknown_and_conflicting_settings_are_refused(embeddings):
         Qwen3Embeddings(model="tiny", truncate_dim=64)
     with pytest.raises(ValidationError, match="dimensions must be between 32 and 256"):
         Qwen3Embeddings(model="tiny", dimensions=5000)
-    with pytest.raises(ValidationError, match="dimensions=32 differs from the encoder's 48"):
+    with pytest.raises(ValidationError, match="dimensions=32 has no effect beside encoder="):
         Qwen3Embeddings(encoder=embeddings.encoder, dimensions=32)
     with pytest.raises((ValidationError, TypeError), match="encoder must have encode_queries"):
         Qwen3Embeddings(encoder="tiny")
@@ -159,13 +161,32 @@ def test_unknown_and_conflicting_settings_are_refused(embeddings):
 def test_the_token_shows_nowhere(model_folder):
     secret = "hf_do_not_show"
     embeddings = Qwen3Embeddings(model=str(model_folder), token=secret)
-    assert embeddings.token.get_secret_value() == secret
+    assert embeddings.token.get_secret_value() == embeddings.encoder._source.token == secret
     shown = [repr(embeddings), str(embeddings), embeddings.model_dump_json(), repr(embeddings.encoder)]
     assert not any(secret in text for text in shown)
     assert secret.encode() not in pickle.dumps(embeddings)
-    with pytest.raises(ValidationError) as caught:
-        Qwen3Embeddings(model="tiny", token=secret, dimensions=1)
-    assert secret not in str(caught.value)
+    for wrong in ({"dimensions": 1}, {"unknown": 1}, {"local_files_only": 3}):
+        with pytest.raises(ValidationError) as caught:
+            Qwen3Embeddings(model="tiny", token=secret, **wrong)
+        assert secret not in str(caught.value) + str(caught.value.errors()) + caught.value.json(include_context=False)
+
+
+def test_settings_take_what_the_core_takes(model_folder):
+    embeddings = Qwen3Embeddings(model=model_folder, dtype=torch.float32, dimensions=np.int64(40))
+    assert json.loads(embeddings.model_dump_json())["dimensions"] == 40
+    assert (embeddings.model, embeddings.dtype) == (str(model_folder), "float32")
+    for wrong in (64.0, "64", True):
+        with pytest.raises(TypeError, match="dimensions must be an integer"):
+            Qwen3Embeddings(model="tiny", dimensions=wrong)
+
+
+def test_an_updated_copy_has_an_encoder_of_its_own(embeddings):
+    copied = embeddings.model_copy(update={"dimensions": 32, "query_instruction": "legal"})
+    assert len(copied.embed_query("x")) == copied.dimensions == 32
+    expected = embeddings.encoder.replaced(dimensions=32).encode_queries(["x"], instruction="legal")
+    assert copied.embed_query("x") == expected[0].tolist()
+    assert len(embeddings.embed_query("x")) == 48
+    assert embeddings.model_copy().encoder is embeddings.encoder
 
 
 def test_pickling_keeps_settings_and_vectors(embeddings):

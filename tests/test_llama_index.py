@@ -13,6 +13,7 @@ from llama_index.core.ingestion import IngestionPipeline
 from llama_index.core.instrumentation import get_dispatcher
 from llama_index.core.instrumentation.event_handlers import BaseEventHandler
 from llama_index.core.instrumentation.events.embedding import EmbeddingEndEvent
+from llama_index.core.instrumentation.span_handlers import NullSpanHandler
 from llama_index.core.node_parser import SentenceSplitter
 from llama_index.core.schema import TextNode
 from llama_index.core.storage.kvstore import SimpleKVStore
@@ -118,8 +119,13 @@ def test_pickled_copies_give_the_same_vectors(embedding):
 
 def test_the_token_shows_nowhere(settings):
     embedding = Qwen3Embedding(**settings, token="hf_do_not_show")
-    shown = [repr(embedding), str(embedding.to_dict()), str(embedding.to_payload()), embedding.to_json()]
+    # Older releases show to_dict() to callbacks.
+    payload = getattr(embedding, "to_payload", embedding.to_dict)()
+    shown = [repr(embedding), str(embedding.to_dict()), str(payload), embedding.to_json()]
     assert not any("hf_do_not_show" in text for text in shown)
+    with pytest.raises(ValidationError) as caught:
+        Qwen3Embedding(**settings, token="hf_do_not_show", unknown=1)
+    assert "hf_do_not_show" not in str(caught.value) + str(caught.value.errors())
     assert b"hf_do_not_show" not in pickle.dumps(embedding)
 
 
@@ -135,8 +141,16 @@ def test_model_name_is_taken_for_model(settings):
 def test_unknown_settings_and_wrong_input_are_refused(embedding):
     with pytest.raises(ValidationError, match="Extra inputs are not permitted"):
         Qwen3Embedding(model="tiny", max_length=64)
-    with pytest.raises(TypeError, match="index 1 must be a string"):
-        embedding.get_text_embedding_batch(["fine", 3])
+    with pytest.raises(TypeError, match="index 2049 must be a string"):
+        embedding.get_text_embedding_batch(["fine"] * 2049 + [3])
+    with pytest.raises(TypeError, match="put it in a list"):
+        embedding.get_text_embedding_batch("hello")
+    with pytest.raises(ValidationError, match="Field is frozen"):
+        embedding.model_name = "other"
+    with pytest.raises(ValidationError, match="dimensions=99 has no effect beside encoder="):
+        Qwen3Embedding(encoder=Counting(), dimensions=99)
+    with pytest.raises(ValueError, match="dimensions cannot be updated"):
+        Qwen3Embedding(encoder=Counting()).model_copy(update={"dimensions": 99})
     with pytest.raises(ValidationError, match="less than or equal to 2048"):
         Qwen3Embedding(model="tiny", embed_batch_size=4096)
 
@@ -180,6 +194,25 @@ def test_ingestion_pipeline_in_worker_processes(embedding):
     np.testing.assert_allclose([node.embedding for node in nodes], embedding.get_text_embedding_batch(TEXTS), atol=1e-5)
 
 
+def test_a_call_is_one_span(embedding):
+    spans = []
+
+    class Collect(NullSpanHandler):
+        def span_enter(self, id_, **_):
+            spans.append(id_.rsplit("-", 5)[0])
+
+    dispatcher = get_dispatcher()
+    handlers = dispatcher.span_handlers[:]
+    dispatcher.add_span_handler(Collect())
+    try:
+        embedding.get_query_embedding("x")
+        embedding.get_text_embedding_batch(TEXTS)
+    finally:
+        dispatcher.span_handlers[:] = handlers
+    assert sum(span.endswith(".get_query_embedding") for span in spans) == 1
+    assert sum(span.endswith(".get_text_embedding_batch") for span in spans) == 1
+
+
 def test_callbacks_and_events_carry_texts_and_vectors(settings):
     debug = LlamaDebugHandler(print_trace_on_end=False)
     embedding = Qwen3Embedding(**settings, callback_manager=CallbackManager([debug]))
@@ -221,6 +254,23 @@ async def test_two_embeddings_over_one_cache_never_get_each_others_vectors(setti
             assert await cached(given).aget_text_embedding_batch(TEXTS) == plain.get_text_embedding_batch(TEXTS)
     documents = 3 if change == "query_instruction" else 6
     assert len(store.get_all("embeddings")) == documents + 2
+
+
+def test_a_cache_taken_from_another_embedding_or_assigned_later(settings):
+    first = Qwen3Embedding(**settings, dimensions=32, embeddings_cache=SimpleKVStore())
+    first.get_text_embedding("x")
+    second = Qwen3Embedding(**settings, embeddings_cache=first.embeddings_cache)
+    assert len(second.get_text_embedding("x")) == 64
+    third = Qwen3Embedding(**settings, dimensions=48)
+    third.embeddings_cache = first.embeddings_cache
+    assert len(third.get_text_embedding("x")) == 48
+    store = SimpleKVStore()
+    third.embeddings_cache = store
+    query, text = third.get_query_embedding("x"), third.get_text_embedding("x")
+    assert query != text
+    assert len(store.get_all("embeddings")) == 2
+    third.embeddings_cache = None
+    assert third.get_text_embedding("x") == text
 
 
 def test_the_cache_is_really_used():

@@ -30,8 +30,8 @@ def test_adapters_with_three_dimensions_hold_one_set_of_weights(model_folder, tm
     assert len(loads) == 1
     engines = {adapter.encoder._engine() for adapter in (langchain, llama_index, haystack, documents)}
     assert len(engines) == 1
-    weights = {id(engine._loaded()) for engine in engines}
+    weights = {id(engine.load()) for engine in engines}
     other = Qwen3Encoder(folder, dtype="float16")
     other.warm_up()
-    assert id(other._engine()._loaded()) not in weights
+    assert id(other._engine().load()) not in weights
     assert len(loads) == 2

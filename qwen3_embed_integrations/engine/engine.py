@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import weakref
 from dataclasses import dataclass
@@ -13,6 +14,8 @@ import torch
 from tqdm.auto import tqdm
 
 from qwen3_embed_integrations.engine.batching import groups
+from qwen3_embed_integrations.engine.packed import PackedModel
+from qwen3_embed_integrations.engine.padded import PaddedModel
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -54,73 +57,74 @@ class Engine:
     def __init__(self, settings: EngineSettings) -> None:
         self.settings = settings
         self._lock = threading.Lock()
-        self._model: SentenceTransformer | None = None
+        self._model: PackedModel | PaddedModel | None = None
+        self._process: int | None = None
 
     @property
     def is_loaded(self) -> bool:
         """Whether the weights are in memory."""
         return self._model is not None
 
-    def load(self) -> None:
-        """Load the weights, unless they are loaded already."""
+    def load(self) -> PackedModel | PaddedModel:
+        """Load the weights, unless they are loaded already.
+
+        Returns:
+            What runs them.
+
+        Raises:
+            RuntimeError: the process was forked from the one that loaded them, and torch would hang.
+        """
+        if self._process not in (None, os.getpid()) and torch.get_num_threads() > 1:
+            raise RuntimeError(
+                "this process was forked after the model was loaded, and torch's threads do not survive that: start "
+                "workers with 'spawn', or call torch.set_num_threads(1) before the model is loaded"
+            )
         with self._lock:
-            self._loaded()
+            if self._model is None:
+                loaded = _load(self.settings)
+                self._process = os.getpid()
+                self._model = PackedModel(loaded) if PackedModel.fits(loaded) else PaddedModel(loaded)
+            return self._model
 
     def embed(
-        self, token_ids: Sequence[NDArray[np.int64]], *, batch_tokens: int | None, show_progress: bool
+        self,
+        token_ids: Sequence[NDArray[np.int64]],
+        prompt_ids: NDArray[np.int64],
+        *,
+        batch_tokens: int | None,
+        show_progress: bool,
     ) -> NDArray[np.float32]:
-        """Compute the pooled hidden state of each text.
+        """Compute the pooled hidden state of each text; equal texts are computed once.
 
         Args:
-            token_ids: each text's token ids, shape (tokens,).
+            token_ids: each text's token ids, prompt and end token included, shape (tokens,); at least one text.
+            prompt_ids: the prompt's own token ids, without end token, shape (tokens,).
             batch_tokens: the most tokens to run at once; None for the device's default.
             show_progress: whether to draw a progress bar, in texts; a single batch gets none.
 
         Returns:
             float32 array, shape (n, hidden size), not normalised, in the order of token_ids.
         """
-        if not token_ids:
-            return np.zeros((0, self.settings.source.limits()[0]), dtype=np.float32)
+        model = self.load()
+        positions: dict[bytes, list[int]] = {}
+        for position, ids in enumerate(token_ids):
+            positions.setdefault(ids.tobytes(), []).append(position)
+        distinct = list(positions.values())
         budget = batch_tokens or _BATCH_TOKENS.get(torch.device(self.settings.device).type, _BATCH_TOKENS_ACCELERATOR)
-        vectors: list[NDArray[np.float32] | None] = [None] * len(token_ids)
-        batches = groups([len(ids) for ids in token_ids], budget)
-        hide = not show_progress or len(batches) == 1
+        lengths = [len(token_ids[equal[0]]) for equal in distinct]
+        batches = groups(lengths, budget, padded=isinstance(model, PaddedModel))
+        hide = not show_progress or len(batches) <= 1
+        rows: list[NDArray[np.float32]] = [np.empty(0, dtype=np.float32)] * len(token_ids)
         with tqdm(total=len(token_ids), desc="Embedding", unit="text", disable=hide) as progress:
             for group in batches:
                 # One group at a time, so that the memory in use does not grow with the number of callers.
                 with self._lock:
-                    computed = self._forward([token_ids[position] for position in group])
-                for position, vector in zip(group, computed, strict=True):
-                    vectors[position] = vector
-                progress.update(len(group))
-        return np.stack([vector for vector in vectors if vector is not None])
-
-    def _forward(self, token_ids: list[NDArray[np.int64]]) -> NDArray[np.float32]:
-        from sentence_transformers.sentence_transformer.modules import Normalize
-
-        model = self._loaded()
-        lengths = [len(ids) for ids in token_ids]
-        input_ids = torch.zeros((len(token_ids), max(lengths)), dtype=torch.long)
-        attention_mask = torch.zeros_like(input_ids)
-        for row, (ids, length) in enumerate(zip(token_ids, lengths, strict=True)):
-            input_ids[row, :length] = torch.from_numpy(ids)
-            attention_mask[row, :length] = 1
-        features = {
-            "input_ids": input_ids.to(self.settings.device),
-            "attention_mask": attention_mask.to(self.settings.device),
-        }
-        with torch.inference_mode():
-            for module in model:
-                # Normalising waits until the vector is cut, and is done in float32.
-                if not isinstance(module, Normalize):
-                    features = module(features)
-        pooled: NDArray[np.float32] = features["sentence_embedding"].float().cpu().numpy()
-        return pooled
-
-    def _loaded(self) -> SentenceTransformer:
-        if self._model is None:
-            self._model = _load(self.settings)
-        return self._model
+                    vectors = model.embed([token_ids[distinct[index][0]] for index in group], prompt_ids)
+                for index, vector in zip(group, vectors, strict=True):
+                    for position in distinct[index]:
+                        rows[position] = vector
+                    progress.update(len(distinct[index]))
+        return np.stack(rows)
 
 
 def _load(settings: EngineSettings) -> SentenceTransformer:
@@ -141,9 +145,11 @@ def _load(settings: EngineSettings) -> SentenceTransformer:
     else:
         # A bare transformers checkpoint: sentence-transformers by itself would pool it by the mean.
         transformer = Transformer(str(folder), model_kwargs={**model_kwargs, "local_files_only": True})
-        hidden_size = settings.source.limits()[0]
-        pooling = Pooling(hidden_size, pooling_mode="lasttoken")
+        pooling = Pooling(settings.source.limits()[0], pooling_mode="lasttoken")
         model = SentenceTransformer(modules=[transformer, pooling], device=settings.device)
+    width, hidden_size = model.get_embedding_dimension(), settings.source.limits()[0]
+    if width != hidden_size:
+        raise ValueError(f"{settings.source.location} gives vectors of {width}, not of its hidden size {hidden_size}")
     model.eval()
     logger.info("loaded %s in %s on %s", settings.source.location, settings.dtype, settings.device)
     return model
@@ -191,19 +197,12 @@ def resolve_device(device: str | None) -> str:
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
-        resolved = torch.device(device)
-    except RuntimeError as error:
-        raise ValueError(f"unknown device {device!r}: {str(error).splitlines()[0]}") from error
-    if resolved.type == "cuda":
-        if not torch.cuda.is_available():
-            raise ValueError(f"device {device!r} was asked for, but this torch has no usable CUDA device")
-        index = torch.cuda.current_device() if resolved.index is None else resolved.index
-        if index >= torch.cuda.device_count():
-            raise ValueError(f"device {device!r} was asked for, but there are {torch.cuda.device_count()}")
-        return f"cuda:{index}"
-    if resolved.type == "mps" and not torch.backends.mps.is_available():
-        raise ValueError(f"device {device!r} was asked for, but this torch has no usable MPS device")
-    return resolved.type if resolved.type in ("cpu", "mps") else str(resolved)
+        # A number that goes there and back is the one sure sign.
+        there = torch.zeros(1, device=device)
+        there.cpu()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ValueError(f"device {device!r} cannot be used here: {str(error).splitlines()[0]}") from error
+    return there.device.type if there.device.type in ("cpu", "mps") else str(there.device)
 
 
 def resolve_dtype(dtype: str, device: str) -> str:

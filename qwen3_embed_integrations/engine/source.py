@@ -46,7 +46,11 @@ class ModelSource:
 
     def config(self) -> dict[str, Any]:
         """Read the model's config.json; from the hub, only this file is fetched."""
-        return _read_config(self)
+        path = Path(self.location) / "config.json" if self.is_folder else self._hub_config()
+        config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        if "hidden_size" not in config:
+            raise ValueError(f"{path} is no text model's config: it has no hidden_size")
+        return config
 
     def limits(self) -> tuple[int, int]:
         """Give (largest dimension, context in tokens), from the known facts or else from config.json."""
@@ -155,8 +159,9 @@ def locate(model: str | os.PathLike[str]) -> str:
         return str(folder.resolve())
     if isinstance(model, str) and _HUB_ID.fullmatch(model):
         return model
-    nearest = difflib.get_close_matches(str(model), MODELS, n=1, cutoff=0.3)
-    hint = f"did you mean {nearest[0]!r}? " if nearest else ""
+    names = {name.lower(): spec.name for spec in MODELS.values() for name in (spec.name, Path(spec.source).name)}
+    nearest = difflib.get_close_matches(str(model).lower(), names, n=1, cutoff=0.4)
+    hint = f"did you mean {names[nearest[0]]!r}? " if nearest else ""
     raise ValueError(
         f"unknown model {str(model)!r}: {hint}It must be one of {', '.join(map(repr, MODELS))}, "
         "a hub id such as 'Qwen/Qwen3-Embedding-4B', or an existing folder"
@@ -167,15 +172,6 @@ def _list_files(location: str) -> tuple[tuple[str, int, int], ...]:
     folder = Path(location)
     paths = sorted(path for pattern in _MODEL_FILES for path in folder.rglob(pattern))
     return tuple((path.relative_to(folder).as_posix(), path.stat().st_size, path.stat().st_mtime_ns) for path in paths)
-
-
-@lru_cache(maxsize=64)
-def _read_config(source: ModelSource) -> dict[str, Any]:
-    path = Path(source.location) / "config.json" if source.is_folder else source._hub_config()
-    config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    if "hidden_size" not in config:
-        raise ValueError(f"{path} is no text model's config: it has no hidden_size")
-    return config
 
 
 @lru_cache(maxsize=64)

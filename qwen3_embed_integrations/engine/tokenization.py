@@ -64,6 +64,10 @@ class Tokenization:
             for encoding in self._tokenizer.encode_batch_fast(batch):
                 yield np.asarray(encoding.ids, dtype=np.int64)
 
+    def prompt(self, prompt: str) -> NDArray[np.int64]:
+        """Tokenize a prompt, without the end token: shape (tokens,)."""
+        return next(iter(self.encode([prompt])))[: -len(self._end)]
+
     def count(self, texts: Sequence[str]) -> list[int]:
         """Count each text's tokens, the end token included."""
         return [len(ids) for ids in self.encode(texts)]

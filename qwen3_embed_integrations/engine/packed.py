@@ -1,0 +1,274 @@
+"""Texts laid end to end through a loaded Qwen3Model: no padding, no mask, only what a last-token embedding needs."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from itertools import groupby
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+import torch
+from torch.nn import functional
+from transformers import AttentionInterface, Qwen3Model
+from transformers.models.qwen3.modeling_qwen3 import rotate_half
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+    from sentence_transformers import SentenceTransformer
+    from torch import Tensor
+
+ATTENTION = "qwen3_embed_packed"
+
+# Instructions whose keys and values are kept; those of the 8B take 150 KiB a token.
+_PREFIXES = 32
+
+KeysAndValues = list[tuple["Tensor", "Tensor"]]
+
+
+@dataclass(frozen=True)
+class Run:
+    """Texts of one length beside each other, after as many tokens of the prefix: they attend in one call.
+
+    Attributes:
+        start: position of the first text's first token in the sequence.
+        count: number of texts.
+        length: tokens of each, without the prefix.
+        prefix: tokens of the prefix that stand before each.
+    """
+
+    start: int
+    count: int
+    length: int
+    prefix: int
+
+    @property
+    def stop(self) -> int:
+        """The position after the last text's last token."""
+        return self.start + self.count * self.length
+
+
+@dataclass(frozen=True)
+class Packing:
+    """What attention has to know of a packed sequence.
+
+    Attributes:
+        runs: which tokens belong together, in the order of the sequence.
+        prefix: keys and values of the prefix by layer, each of shape (1, KV heads, tokens, head dim).
+        captured: receives the keys and values of each layer where it is a list.
+    """
+
+    runs: list[Run]
+    prefix: KeysAndValues = field(default_factory=list)
+    captured: KeysAndValues | None = None
+
+    def with_prefix(self, keys: Tensor, layer: int, which: int, run: Run) -> Tensor:
+        """Give a run's keys (which=0) or values (1), those of the prefix before them: (count, KV heads, all, dim)."""
+        own = _by_text(keys, run)
+        if not run.prefix:
+            return own
+        before = self.prefix[layer][which][:, :, : run.prefix]
+        return torch.cat([before.expand(run.count, -1, -1, -1), own], dim=2)
+
+
+class PackedModel:
+    """Runs a loaded Qwen3Model on packed texts, and keeps the keys and values of the instructions before them.
+
+    Args:
+        model: sentence-transformers' model, for which `fits` is true.
+    """
+
+    def __init__(self, model: SentenceTransformer) -> None:
+        self._model = cast("Qwen3Model", model[0].auto_model)
+        self._model.set_attn_implementation(ATTENTION)
+        self._prefixes: OrderedDict[bytes, KeysAndValues] = OrderedDict()
+
+    @staticmethod
+    def fits(model: SentenceTransformer) -> bool:
+        """Tell whether the model is a Qwen3Model pooled on its last token, with full attention in every layer."""
+        from sentence_transformers.sentence_transformer.modules import Normalize, Pooling
+
+        transformer = getattr(model[0], "auto_model", None)
+        return (
+            isinstance(transformer, Qwen3Model)
+            and set(transformer.config.layer_types or []) == {"full_attention"}
+            and len(model) > 1
+            and isinstance(model[1], Pooling)
+            and model[1].pooling_mode == "lasttoken"
+            and all(isinstance(module, Normalize) for module in list(model)[2:])
+        )
+
+    def embed(self, token_ids: Sequence[NDArray[np.int64]], prompt_ids: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Compute the last token's hidden state of each text.
+
+        Args:
+            token_ids: each text's token ids, prompt included, shape (tokens,).
+            prompt_ids: the prompt's own token ids, without end token, shape (tokens,).
+
+        Returns:
+            float32 array, shape (n, hidden size), in the order of token_ids.
+        """
+        shared = [shared_prefix(prompt_ids, ids) for ids in token_ids]
+        order = sorted(range(len(token_ids)), key=lambda i: (shared[i], len(token_ids[i])))
+        packing = Packing(_runs([(shared[i], len(token_ids[i]) - shared[i]) for i in order]), self._prefix(prompt_ids))
+        sequence = np.concatenate([token_ids[i][shared[i] :] for i in order])
+        positions = np.concatenate([np.arange(shared[i], len(token_ids[i])) for i in order])
+        hidden = self._forward(sequence, positions, packing)
+        result = np.empty(hidden.shape, dtype=np.float32)
+        result[order] = hidden.float().cpu().numpy()
+        return result
+
+    def _prefix(self, prompt_ids: NDArray[np.int64]) -> KeysAndValues:
+        if not len(prompt_ids):
+            return []
+        key = prompt_ids.tobytes()
+        if key not in self._prefixes:
+            captured: KeysAndValues = []
+            packing = Packing([Run(0, 1, len(prompt_ids), 0)], captured=captured)
+            self._forward(prompt_ids, np.arange(len(prompt_ids)), packing)
+            self._prefixes[key] = captured
+            if len(self._prefixes) > _PREFIXES:
+                self._prefixes.popitem(last=False)
+        self._prefixes.move_to_end(key)
+        return self._prefixes[key]
+
+    def _forward(self, sequence: NDArray[np.int64], positions: NDArray[np.int64], packing: Packing) -> Tensor:
+        """Give the last hidden state of each text's last token, shape (n, hidden size)."""
+        model = self._model
+        device = model.embed_tokens.weight.device
+        with torch.inference_mode():
+            hidden = model.embed_tokens(torch.from_numpy(sequence).to(device)[None])
+            rotary = model.rotary_emb(hidden, torch.from_numpy(positions).to(device)[None])
+            for layer in model.layers[:-1]:
+                hidden = layer(hidden, position_embeddings=rotary, attention_mask=None, packing=packing)
+            last: Tensor = model.norm(_last_layer(model.layers[-1], hidden, rotary, packing))
+        return last[0]
+
+
+def shared_prefix(prompt_ids: NDArray[np.int64], ids: NDArray[np.int64]) -> int:
+    """Count the token ids that a text begins with as its prompt does; the last one is never counted.
+
+    The tokens decide, not the characters: the tokenizer may join the prompt's end with the text's beginning.
+
+    Args:
+        prompt_ids: the prompt's token ids, without end token, shape (tokens,).
+        ids: the text's token ids, prompt and end token included, shape (tokens,).
+
+    Returns:
+        How many tokens are the same.
+    """
+    length = min(len(prompt_ids), len(ids) - 1)
+    different = np.flatnonzero(prompt_ids[:length] != ids[:length])
+    return int(different[0]) if len(different) else length
+
+
+def _runs(texts: list[tuple[int, int]]) -> list[Run]:
+    runs: list[Run] = []
+    start = 0
+    for (prefix, length), same in groupby(texts):
+        runs.append(Run(start, len(list(same)), length, prefix))
+        start = runs[-1].stop
+    return runs
+
+
+def _by_text(states: Tensor, run: Run) -> Tensor:
+    """Cut a run out of (1, heads, tokens, dim) and give each text a row: (count, heads, length, dim)."""
+    heads, dim = states.shape[1], states.shape[3]
+    return states[0, :, run.start : run.stop].view(heads, run.count, run.length, dim).transpose(0, 1)
+
+
+def packed_attention(
+    module: torch.nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    scaling: float,
+    packing: Packing,
+    **_: Any,
+) -> tuple[Tensor, None]:
+    """Attend within each text of a packed sequence and to its prefix: an attention function of transformers.
+
+    Args:
+        module: the attention module that asks, of which the layer's number is read.
+        query: shape (1, heads, tokens, head dim).
+        key: shape (1, KV heads, tokens, head dim).
+        value: as key.
+        attention_mask: none is needed.
+        scaling: of the products.
+        packing: which tokens belong together.
+
+    Returns:
+        Attention's output, shape (1, tokens, heads, head dim), and no weights.
+    """
+    layer = int(module.layer_idx)  # type: ignore[arg-type]  # torch types any attribute as tensor or module
+    if packing.captured is not None:
+        packing.captured.append((key, value))
+    output = query.new_empty(query.shape[2], query.shape[1], query.shape[3])
+    for run in packing.runs:
+        mask = None
+        if run.prefix and run.length > 1:
+            mask = query.new_ones(run.length, run.prefix + run.length, dtype=torch.bool).tril(run.prefix)
+        attended = functional.scaled_dot_product_attention(
+            _by_text(query, run),
+            packing.with_prefix(key, layer, 0, run),
+            packing.with_prefix(value, layer, 1, run),
+            attn_mask=mask,
+            is_causal=not run.prefix and run.length > 1,
+            scale=scaling,
+            enable_gqa=True,
+        )
+        output[run.start : run.stop] = attended.transpose(1, 2).flatten(0, 1)
+    return output[None], None
+
+
+AttentionInterface.register(ATTENTION, packed_attention)
+
+
+def _last_layer(layer: Any, hidden: Tensor, rotary: tuple[Tensor, Tensor], packing: Packing) -> Tensor:
+    """Run the last layer for each text's last token only, which all tokens' keys and values still serve.
+
+    Args:
+        layer: a Qwen3DecoderLayer.
+        hidden: its input, shape (1, tokens, hidden size).
+        rotary: cosines and sines of the positions, each of shape (1, tokens, head dim).
+        packing: which tokens belong together.
+
+    Returns:
+        Its output for the last tokens, shape (1, n, hidden size).
+    """
+    attention = layer.self_attn
+    cos, sin = (part[:, None] for part in rotary)
+    ends = [position for run in packing.runs for position in range(run.start + run.length - 1, run.stop, run.length)]
+    last = torch.tensor(ends, device=hidden.device)
+
+    def heads(states: Tensor) -> Tensor:
+        return states.view(*states.shape[:-1], -1, attention.head_dim)
+
+    def rotated(states: Tensor, at: Any = slice(None)) -> Tensor:
+        half = cast("Tensor", rotate_half(states))  # type: ignore[no-untyped-call]  # transformers leaves it untyped
+        return states * cos[:, :, at] + half * sin[:, :, at]
+
+    normed = layer.input_layernorm(hidden)
+    key = rotated(attention.k_norm(heads(attention.k_proj(normed))).transpose(1, 2))
+    value = heads(attention.v_proj(normed)).transpose(1, 2)
+    if packing.captured is not None:
+        packing.captured.append((key, value))
+    query = rotated(attention.q_norm(heads(attention.q_proj(normed[:, last]))).transpose(1, 2), last)
+    outputs, first = [], 0
+    for run in packing.runs:
+        attended = functional.scaled_dot_product_attention(
+            query[0, :, first : first + run.count].transpose(0, 1)[:, :, None],
+            packing.with_prefix(key, attention.layer_idx, 0, run),
+            packing.with_prefix(value, attention.layer_idx, 1, run),
+            scale=attention.scaling,
+            enable_gqa=True,
+        )
+        outputs.append(attended.flatten(1))
+        first += run.count
+    hidden = hidden[:, last] + attention.o_proj(torch.cat(outputs)[None])
+    result: Tensor = hidden + layer.mlp(layer.post_attention_layernorm(hidden))
+    return result
