@@ -8,7 +8,14 @@ from typing import Annotated, Any
 from pydantic import BaseModel, BeforeValidator, Field, SecretStr, ValidationInfo, field_serializer, model_validator
 from typing_extensions import Self
 
-from qwen3_embed_integrations.encoder import DEFAULT_MODEL, Encoder, EncoderSettings, LongText, Qwen3Encoder
+from qwen3_embed_integrations.encoder import (
+    DEFAULT_MODEL,
+    Encoder,
+    EncoderSettings,
+    LongText,
+    Quantization,
+    Qwen3Encoder,
+)
 from qwen3_embed_integrations.matryoshka import as_integer
 
 SETTINGS = tuple(EncoderSettings.__dataclass_fields__)
@@ -46,6 +53,7 @@ class EncoderFields(BaseModel):
     long_text: LongText = Field(default="truncate", frozen=True, description="What to do with a longer text.")
     device: str | None = Field(default=None, frozen=True, description="torch's name of a device.")
     dtype: Dtype = Field(default="auto", frozen=True, description="Type of the weights.")
+    quantization: Quantization | None = Field(default=None, frozen=True, description="int8 linear layers, on a CPU.")
     batch_tokens: Number = Field(default=None, frozen=True, description="Tokens to run at once.")
     revision: str | None = Field(default=None, frozen=True, description="Branch, tag or commit on the hub.")
     cache_folder: Location | None = Field(default=None, frozen=True, description="Where the hub's files are kept.")

@@ -29,8 +29,10 @@ if TYPE_CHECKING:
 DEFAULT_MODEL = "Qwen/Qwen3-Embedding-0.6B"
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 LONG_TEXT = ("truncate", "error")
+QUANTIZATIONS = (None, "int8")
 
 LongText = Literal["truncate", "error"]
+Quantization = Literal["int8"]
 
 
 class TruncationWarning(UserWarning):
@@ -183,6 +185,7 @@ class EncoderSettings:
     long_text: LongText = "truncate"
     device: str | None = None
     dtype: str = "auto"
+    quantization: Quantization | None = None
     batch_tokens: int | None = None
     revision: str | None = None
     cache_folder: str | None = None
@@ -193,6 +196,8 @@ class EncoderSettings:
             raise ValueError(f"long_text must be one of {', '.join(map(repr, LONG_TEXT))}, got {self.long_text!r}")
         if self.dtype not in DTYPES:
             raise ValueError(f"dtype must be one of {', '.join(map(repr, DTYPES))}, got {self.dtype!r}")
+        if self.quantization not in QUANTIZATIONS:
+            raise ValueError(f"quantization must be None or 'int8', got {self.quantization!r}")
         if not isinstance(self.local_files_only, bool):
             raise TypeError(f"local_files_only must be True or False, got {self.local_files_only!r}")
         for name in ("dimensions", "max_tokens", "batch_tokens"):
@@ -224,6 +229,8 @@ class Qwen3Encoder(BaseEncoder):
         device: torch's name of a device; None for CUDA, then MPS, then the CPU.
         dtype: type of the weights: "auto" is bfloat16 where the hardware computes with it and float32 elsewhere;
             "float32", "bfloat16", "float16". Vectors are float32 whatever it is.
+        quantization: "int8" runs the linear layers in 8-bit integers, on a CPU: weights scaled per channel,
+            activations per token; None for none.
         batch_tokens: tokens to run at once, padding included; None for the device's default.
         revision: branch, tag or commit on the hub.
         cache_folder: where the hub's files are kept.
@@ -254,6 +261,7 @@ class Qwen3Encoder(BaseEncoder):
         long_text: LongText = "truncate",
         device: str | None = None,
         dtype: str = "auto",
+        quantization: Quantization | None = None,
         batch_tokens: int | None = None,
         revision: str | None = None,
         cache_folder: str | os.PathLike[str] | None = None,
@@ -274,6 +282,7 @@ class Qwen3Encoder(BaseEncoder):
             long_text=long_text,
             device=None if device is None else str(device),
             dtype=str(dtype).removeprefix("torch."),
+            quantization=quantization,
             batch_tokens=_optional_integer("batch_tokens", batch_tokens),
             revision=revision,
             cache_folder=None if cache_folder is None else str(Path(cache_folder).expanduser()),
@@ -327,8 +336,8 @@ class Qwen3Encoder(BaseEncoder):
         """Names all that changes a document's vector, but for rounding: a namespace for caches, a label for indexes.
 
         Model, revision (the hub's commit, or a hash of a folder's files), dimensions, document instruction and, where
-        it is not the model's context, `max_tokens`. Letters, digits, dots, dashes and underscores only. The device and
-        the type of the weights are left out: vectors computed with either can be compared.
+        it is not the model's context, `max_tokens`. Letters, digits, dots, dashes and underscores only. The
+        device and the precision are left out: vectors computed with either can be compared.
         """
         source = self._pinned_source()
         if self._version is None:
@@ -478,7 +487,12 @@ class Qwen3Encoder(BaseEncoder):
         self._check_limits()
         with self._lock:
             if self._held_engine is None:
-                self._held_engine = shared_engine(source, device=self.settings.device, dtype=self.settings.dtype)
+                self._held_engine = shared_engine(
+                    source,
+                    device=self.settings.device,
+                    dtype=self.settings.dtype,
+                    quantization=self.settings.quantization,
+                )
             return self._held_engine
 
     def _tokenization(self) -> Tokenization:

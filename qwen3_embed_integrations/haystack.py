@@ -16,7 +16,7 @@ except ImportError as error:
     ) from error
 
 from qwen3_embed_integrations._adapters import adopted_settings
-from qwen3_embed_integrations.encoder import DEFAULT_MODEL, Encoder, LongText, Qwen3Encoder
+from qwen3_embed_integrations.encoder import DEFAULT_MODEL, Encoder, LongText, Quantization, Qwen3Encoder
 
 if TYPE_CHECKING:
     import numpy as np
@@ -46,6 +46,7 @@ class _Embedder:
         long_text: LongText = "truncate",
         device: ComponentDevice | None = None,
         dtype: str = "auto",
+        quantization: Quantization | None = None,
         batch_tokens: int | None = None,
         revision: str | None = None,
         cache_folder: str | None = None,
@@ -65,6 +66,7 @@ class _Embedder:
             long_text: what to do with a longer text: "truncate" or "error".
             device: where to run; None for CUDA, then MPS, then the CPU.
             dtype: type of the weights: "auto", "float32", "bfloat16" or "float16".
+            quantization: "int8" for 8-bit linear layers on a CPU; None for none.
             batch_tokens: tokens to run at once; None for the device's default.
             revision: branch, tag or commit on the hub.
             cache_folder: where the hub's files are kept.
@@ -91,6 +93,7 @@ class _Embedder:
             "long_text": long_text,
             "device": None if device is None else device.to_torch_str(),
             "dtype": dtype,
+            "quantization": quantization,
             "batch_tokens": batch_tokens,
             "revision": revision,
             "cache_folder": cache_folder,

@@ -257,6 +257,7 @@ def test_input_that_is_no_list_of_strings(model_folder, texts, message):
         ({"query_instruction": "web_serch"}, ValueError, "did you mean 'web_search'"),
         ({"document_instruction": "legl"}, ValueError, "did you mean 'legal'"),
         ({"revision": "main"}, ValueError, "revision='main' needs a model on the hub, but 'tiny' is a folder"),
+        ({"quantization": "int4"}, ValueError, "quantization must be None or 'int8', got 'int4'"),
         ({"local_files_only": "no"}, TypeError, "local_files_only must be True or False"),
         ({"model": "TINY"}, ValueError, "unknown model 'TINY': did you mean 'tiny'"),
         ({"model": "Qwen3-Embedding-4B"}, ValueError, "did you mean '4B'"),

@@ -129,6 +129,7 @@ def test_to_dict_round_trips_all_settings(embedder, settings):
         "document_instruction": "Find the section on warranty",
         "max_tokens": 100,
         "long_text": "error",
+        "quantization": "int8",
         "batch_tokens": 64,
         "revision": "main",
         "cache_folder": "/tmp/cache",

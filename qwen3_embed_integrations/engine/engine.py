@@ -39,12 +39,14 @@ class EngineSettings:
     Attributes:
         source: where the files come from, pinned, so that a folder written anew is another model.
         device: torch's name of the device, with its index.
-        dtype: torch's name of the weights' type.
+        dtype: torch's name of the weights' type, or of the activations' where the weights are quantized.
+        quantization: "int8", or None.
     """
 
     source: ModelSource
     device: str
     dtype: str
+    quantization: str | None = None
 
 
 class Engine:
@@ -72,6 +74,7 @@ class Engine:
             What runs them.
 
         Raises:
+            ValueError: the model cannot be run, or not quantized.
             RuntimeError: the process was forked from the one that loaded them, and torch would hang.
         """
         if self._process not in (None, os.getpid()) and torch.get_num_threads() > 1:
@@ -82,8 +85,14 @@ class Engine:
         with self._lock:
             if self._model is None:
                 loaded = _load(self.settings)
+                quantized = self.settings.quantization is not None
+                if PackedModel.fits(loaded):
+                    self._model = PackedModel(loaded, quantized=quantized)
+                elif quantized:
+                    raise ValueError(f"quantization needs a Qwen3 model, which {self.settings.source.location} is not")
+                else:
+                    self._model = PaddedModel(loaded)
                 self._process = os.getpid()
-                self._model = PackedModel(loaded) if PackedModel.fits(loaded) else PaddedModel(loaded)
             return self._model
 
     def embed(
@@ -159,22 +168,25 @@ _engines: weakref.WeakValueDictionary[EngineSettings, Engine] = weakref.WeakValu
 _registry_lock = threading.Lock()
 
 
-def shared_engine(source: ModelSource, *, device: str | None, dtype: str) -> Engine:
+def shared_engine(source: ModelSource, *, device: str | None, dtype: str, quantization: str | None = None) -> Engine:
     """Find the engine with these settings in this process, or make one; it goes when nobody holds it any more.
 
     Args:
         source: where the files come from, pinned.
         device: torch's name of a device; None for CUDA, then MPS, then the CPU.
         dtype: "auto", "float32", "bfloat16" or "float16".
+        quantization: "int8", or None.
 
     Returns:
         The engine, its weights loaded or not.
 
     Raises:
-        ValueError: torch does not know the device, or cannot use it here.
+        ValueError: torch does not know the device, or cannot use it here; quantization is asked for beside the CPU.
     """
     resolved = resolve_device(device)
-    settings = EngineSettings(source, resolved, resolve_dtype(dtype, resolved))
+    if quantization is not None and resolved != "cpu":
+        raise ValueError(f"quantization={quantization!r} runs on the CPU only, not on {resolved!r}")
+    settings = EngineSettings(source, resolved, resolve_dtype(dtype, resolved), quantization)
     with _registry_lock:
         engine = _engines.get(settings)
         if engine is None:

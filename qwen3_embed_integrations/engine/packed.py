@@ -13,6 +13,8 @@ from torch.nn import functional
 from transformers import AttentionInterface, Qwen3Model
 from transformers.models.qwen3.modeling_qwen3 import rotate_half
 
+from qwen3_embed_integrations.engine.quantization import quantize
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -78,11 +80,14 @@ class PackedModel:
 
     Args:
         model: sentence-transformers' model, for which `fits` is true.
+        quantized: whether to replace its linear layers by int8 ones.
     """
 
-    def __init__(self, model: SentenceTransformer) -> None:
+    def __init__(self, model: SentenceTransformer, *, quantized: bool = False) -> None:
         self._model = cast("Qwen3Model", model[0].auto_model)
         self._model.set_attn_implementation(ATTENTION)
+        if quantized:
+            quantize(self._model)
         self._prefixes: OrderedDict[bytes, KeysAndValues] = OrderedDict()
 
     @staticmethod
