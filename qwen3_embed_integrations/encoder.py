@@ -8,8 +8,10 @@ import os
 import threading
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -33,6 +35,10 @@ QUANTIZATIONS = (None, "int8")
 
 LongText = Literal["truncate", "error"]
 Quantization = Literal["int8"]
+
+
+# Threads of async callers: they wait for the model most of the time.
+_THREADS = ThreadPoolExecutor(max_workers=64, thread_name_prefix="qwen3-embed")
 
 
 class TruncationWarning(UserWarning):
@@ -80,6 +86,13 @@ class Encoder(Protocol):
     def count_tokens(self, texts: Iterable[str]) -> list[int]:
         """Count each text's tokens, the end token included."""
         ...
+
+
+async def _in_thread(
+    encode: Callable[..., NDArray[np.float32]], texts: Iterable[str], instruction: str | None
+) -> NDArray[np.float32]:
+    # Not asyncio's own executor, whose few threads would keep waiting callers out of the next group.
+    return await asyncio.get_running_loop().run_in_executor(_THREADS, partial(encode, texts, instruction=instruction))
 
 
 class BaseEncoder(ABC):
@@ -158,7 +171,7 @@ class BaseEncoder(ABC):
         Returns:
             What `encode_queries` returns.
         """
-        return await asyncio.to_thread(self.encode_queries, texts, instruction=instruction)
+        return await _in_thread(self.encode_queries, texts, instruction)
 
     async def aencode_documents(self, texts: Iterable[str], *, instruction: str | None = None) -> NDArray[np.float32]:
         """Embed documents in a thread, without blocking the event loop.
@@ -170,7 +183,7 @@ class BaseEncoder(ABC):
         Returns:
             What `encode_documents` returns.
         """
-        return await asyncio.to_thread(self.encode_documents, texts, instruction=instruction)
+        return await _in_thread(self.encode_documents, texts, instruction)
 
 
 @dataclass(frozen=True)

@@ -300,22 +300,22 @@ async def test_async_methods_leave_the_event_loop_free(encoder):
     queries, documents = await asyncio.gather(encoder.aencode_queries(TEXTS), encoder.aencode_documents(TEXTS))
     ticker.cancel()
     assert ticks > 10
-    assert np.array_equal(queries, encoder.encode_queries(TEXTS))
-    assert np.array_equal(documents, encoder.encode_documents(TEXTS))
+    np.testing.assert_allclose(queries, encoder.encode_queries(TEXTS), atol=1e-5)
+    np.testing.assert_allclose(documents, encoder.encode_documents(TEXTS), atol=1e-5)
 
 
-def test_many_threads_get_the_same_vectors_from_one_load(model_folder, monkeypatch):
+def test_many_threads_get_the_same_vectors_from_one_load(model_folder, tmp_path, monkeypatch):
     loads = []
     load = engine_module._load
     monkeypatch.setattr(engine_module, "_load", lambda settings: loads.append(settings) or load(settings))
-    fresh = Qwen3Encoder(model_folder, dtype="bfloat16", device="cpu")
-    expected = Qwen3Encoder(model_folder, dtype="bfloat16", device="cpu")
+    folder = shutil.copytree(model_folder, tmp_path / "own")
+    fresh, expected = (Qwen3Encoder(folder, dtype="float32", device="cpu") for _ in range(2))
     texts = [[text] for text in TEXTS] * 4
     with ThreadPoolExecutor(16) as pool:
         vectors = list(pool.map(fresh.encode_documents, texts))
     assert len(loads) == 1
     for text, vector in zip(texts, vectors, strict=True):
-        assert np.array_equal(vector, expected.encode_documents(text))
+        assert cosines(vector, expected.encode_documents(text)) >= 0.99999
     assert len(loads) == 1
 
 

@@ -6,6 +6,7 @@ import logging
 import os
 import threading
 import weakref
+from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,7 @@ from tqdm.auto import tqdm
 from qwen3_embed_integrations.engine.batching import groups
 from qwen3_embed_integrations.engine.packed import PackedModel
 from qwen3_embed_integrations.engine.padded import PaddedModel
+from qwen3_embed_integrations.engine.scheduler import Item, Job, Scheduler
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -61,6 +63,7 @@ class Engine:
         self._lock = threading.Lock()
         self._model: PackedModel | PaddedModel | None = None
         self._process: int | None = None
+        self._scheduler = Scheduler()
 
     @property
     def is_loaded(self) -> bool:
@@ -118,22 +121,41 @@ class Engine:
         positions: dict[bytes, list[int]] = {}
         for position, ids in enumerate(token_ids):
             positions.setdefault(ids.tobytes(), []).append(position)
-        distinct = list(positions.values())
+        equal = list(positions.values())
+        items = [Item(token_ids[same[0]], prompt_ids) for same in equal]
         budget = batch_tokens or _BATCH_TOKENS.get(torch.device(self.settings.device).type, _BATCH_TOKENS_ACCELERATOR)
-        lengths = [len(token_ids[equal[0]]) for equal in distinct]
-        batches = groups(lengths, budget, padded=isinstance(model, PaddedModel))
-        hide = not show_progress or len(batches) <= 1
-        rows: list[NDArray[np.float32]] = [np.empty(0, dtype=np.float32)] * len(token_ids)
+        batches = groups([len(item.ids) for item in items], budget, padded=isinstance(model, PaddedModel))
+        hide = not show_progress or len(batches) == 1
         with tqdm(total=len(token_ids), desc="Embedding", unit="text", disable=hide) as progress:
-            for group in batches:
-                # One group at a time, so that the memory in use does not grow with the number of callers.
-                with self._lock:
-                    vectors = model.embed([token_ids[distinct[index][0]] for index in group], prompt_ids)
-                for index, vector in zip(group, vectors, strict=True):
-                    for position in distinct[index]:
-                        rows[position] = vector
-                    progress.update(len(distinct[index]))
-        return np.stack(rows)
+
+            def report(group: list[int]) -> None:
+                progress.update(sum(len(equal[index]) for index in group))
+
+            rows = self._scheduler.run(Job(items, deque(batches), budget, report), self._compute)
+        result = np.empty((len(token_ids), rows.shape[1]), dtype=np.float32)
+        for same, row in zip(equal, rows, strict=True):
+            result[same] = row
+        return result
+
+    def _compute(self, items: Sequence[Item]) -> NDArray[np.float32]:
+        """Compute items together, or in halves where they do not fit into memory together."""
+        try:
+            return self.load().embed(items)
+        except (torch.OutOfMemoryError, RuntimeError) as error:
+            if not _is_out_of_memory(error):
+                raise
+            if len(items) == 1:
+                raise MemoryError(
+                    f"a text of {len(items[0].ids)} tokens does not fit into the memory of {self.settings.device}"
+                ) from error
+        # Outside the except block, whose traceback still holds what did not fit.
+        half = len(items) // 2
+        return np.concatenate([self._compute(items[:half]), self._compute(items[half:])])
+
+
+def _is_out_of_memory(error: RuntimeError) -> bool:
+    # torch's own allocator for the CPU has no class of error.
+    return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator: can't allocate memory" in str(error)
 
 
 def _load(settings: EngineSettings) -> SentenceTransformer:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.nn import functional
 from transformers import AttentionInterface, Qwen3Model
 from transformers.models.qwen3.modeling_qwen3 import rotate_half
@@ -20,14 +21,14 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
     from sentence_transformers import SentenceTransformer
-    from torch import Tensor
 
+    from qwen3_embed_integrations.engine.scheduler import Item
 ATTENTION = "qwen3_embed_packed"
 
 # Instructions whose keys and values are kept; those of the 8B take 150 KiB a token.
 _PREFIXES = 32
 
-KeysAndValues = list[tuple["Tensor", "Tensor"]]
+KeysAndValues = list[tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -39,12 +40,14 @@ class Run:
         count: number of texts.
         length: tokens of each, without the prefix.
         prefix: tokens of the prefix that stand before each.
+        before: the prefix's keys and values by layer, each of shape (1, KV heads, tokens, head dim).
     """
 
     start: int
     count: int
     length: int
-    prefix: int
+    prefix: int = 0
+    before: KeysAndValues = field(default_factory=list)
 
     @property
     def stop(self) -> int:
@@ -58,21 +61,11 @@ class Packing:
 
     Attributes:
         runs: which tokens belong together, in the order of the sequence.
-        prefix: keys and values of the prefix by layer, each of shape (1, KV heads, tokens, head dim).
         captured: receives the keys and values of each layer where it is a list.
     """
 
     runs: list[Run]
-    prefix: KeysAndValues = field(default_factory=list)
     captured: KeysAndValues | None = None
-
-    def with_prefix(self, keys: Tensor, layer: int, which: int, run: Run) -> Tensor:
-        """Give a run's keys (which=0) or values (1), those of the prefix before them: (count, KV heads, all, dim)."""
-        own = _by_text(keys, run)
-        if not run.prefix:
-            return own
-        before = self.prefix[layer][which][:, :, : run.prefix]
-        return torch.cat([before.expand(run.count, -1, -1, -1), own], dim=2)
 
 
 class PackedModel:
@@ -105,22 +98,29 @@ class PackedModel:
             and all(isinstance(module, Normalize) for module in list(model)[2:])
         )
 
-    def embed(self, token_ids: Sequence[NDArray[np.int64]], prompt_ids: NDArray[np.int64]) -> NDArray[np.float32]:
+    def embed(self, items: Sequence[Item]) -> NDArray[np.float32]:
         """Compute the last token's hidden state of each text.
 
         Args:
-            token_ids: each text's token ids, prompt included, shape (tokens,).
-            prompt_ids: the prompt's own token ids, without end token, shape (tokens,).
+            items: the texts.
 
         Returns:
-            float32 array, shape (n, hidden size), in the order of token_ids.
+            float32 array, shape (n, hidden size), in the order of the items.
         """
-        shared = [shared_prefix(prompt_ids, ids) for ids in token_ids]
-        order = sorted(range(len(token_ids)), key=lambda i: (shared[i], len(token_ids[i])))
-        packing = Packing(_runs([(shared[i], len(token_ids[i]) - shared[i]) for i in order]), self._prefix(prompt_ids))
-        sequence = np.concatenate([token_ids[i][shared[i] :] for i in order])
-        positions = np.concatenate([np.arange(shared[i], len(token_ids[i])) for i in order])
-        hidden = self._forward(sequence, positions, packing)
+        prefixes = {item.prompt.tobytes(): self._prefix(item.prompt) for item in items}
+        keys = [
+            (item.prompt.tobytes(), shared := shared_prefix(item.prompt, item.ids), len(item.ids) - shared)
+            for item in items
+        ]
+        order = sorted(range(len(items)), key=keys.__getitem__)
+        runs: list[Run] = []
+        start = 0
+        for (prompt, shared, length), same in groupby(keys[position] for position in order):
+            runs.append(Run(start, len(list(same)), length, shared, prefixes[prompt]))
+            start = runs[-1].stop
+        sequence = np.concatenate([items[position].ids[keys[position][1] :] for position in order])
+        positions = np.concatenate([np.arange(keys[position][1], len(items[position].ids)) for position in order])
+        hidden = self._forward(sequence, positions, Packing(runs))
         result = np.empty(hidden.shape, dtype=np.float32)
         result[order] = hidden.float().cpu().numpy()
         return result
@@ -131,7 +131,7 @@ class PackedModel:
         key = prompt_ids.tobytes()
         if key not in self._prefixes:
             captured: KeysAndValues = []
-            packing = Packing([Run(0, 1, len(prompt_ids), 0)], captured=captured)
+            packing = Packing([Run(0, 1, len(prompt_ids))], captured=captured)
             self._forward(prompt_ids, np.arange(len(prompt_ids)), packing)
             self._prefixes[key] = captured
             if len(self._prefixes) > _PREFIXES:
@@ -169,13 +169,13 @@ def shared_prefix(prompt_ids: NDArray[np.int64], ids: NDArray[np.int64]) -> int:
     return int(different[0]) if len(different) else length
 
 
-def _runs(texts: list[tuple[int, int]]) -> list[Run]:
-    runs: list[Run] = []
-    start = 0
-    for (prefix, length), same in groupby(texts):
-        runs.append(Run(start, len(list(same)), length, prefix))
-        start = runs[-1].stop
-    return runs
+def _with_prefix(keys: Tensor, layer: int, which: int, run: Run) -> Tensor:
+    """Give a run's keys (which=0) or values (1), those of the prefix before them: (count, KV heads, all, dim)."""
+    own = _by_text(keys, run)
+    if not run.prefix:
+        return own
+    before = run.before[layer][which][:, :, : run.prefix]
+    return torch.cat([before.expand(run.count, -1, -1, -1), own], dim=2)
 
 
 def _by_text(states: Tensor, run: Run) -> Tensor:
@@ -219,8 +219,8 @@ def packed_attention(
             mask = query.new_ones(run.length, run.prefix + run.length, dtype=torch.bool).tril(run.prefix)
         attended = functional.scaled_dot_product_attention(
             _by_text(query, run),
-            packing.with_prefix(key, layer, 0, run),
-            packing.with_prefix(value, layer, 1, run),
+            _with_prefix(key, layer, 0, run),
+            _with_prefix(value, layer, 1, run),
             attn_mask=mask,
             is_causal=not run.prefix and run.length > 1,
             scale=scaling,
@@ -267,8 +267,8 @@ def _last_layer(layer: Any, hidden: Tensor, rotary: tuple[Tensor, Tensor], packi
     for run in packing.runs:
         attended = functional.scaled_dot_product_attention(
             query[0, :, first : first + run.count].transpose(0, 1)[:, :, None],
-            packing.with_prefix(key, attention.layer_idx, 0, run),
-            packing.with_prefix(value, attention.layer_idx, 1, run),
+            _with_prefix(key, attention.layer_idx, 0, run),
+            _with_prefix(value, attention.layer_idx, 1, run),
             scale=attention.scaling,
             enable_gqa=True,
         )

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from sentence_transformers import SentenceTransformer
 
+    from qwen3_embed_integrations.engine.scheduler import Item
+
 
 class PaddedModel:
     """Runs any model that sentence-transformers loads.
@@ -28,16 +30,16 @@ class PaddedModel:
         self._modules = modules[:-1] if isinstance(modules[-1], Normalize) else modules
         self._model = model
 
-    def embed(self, token_ids: Sequence[NDArray[np.int64]], prompt_ids: NDArray[np.int64]) -> NDArray[np.float32]:
+    def embed(self, items: Sequence[Item]) -> NDArray[np.float32]:
         """Compute the pooled hidden state of each text.
 
         Args:
-            token_ids: each text's token ids, prompt included, shape (tokens,).
-            prompt_ids: the prompt's own token ids, computed anew for every text here.
+            items: the texts; their prompts are computed anew for each.
 
         Returns:
-            float32 array, shape (n, hidden size), in the order of token_ids.
+            float32 array, shape (n, hidden size), in the order of the items.
         """
+        token_ids = [item.ids for item in items]
         input_ids = torch.zeros((len(token_ids), max(map(len, token_ids))), dtype=torch.long)
         attention_mask = torch.zeros_like(input_ids)
         for row, ids in enumerate(token_ids):

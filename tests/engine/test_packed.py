@@ -44,7 +44,7 @@ def test_equal_texts_are_computed_once(model_folder, monkeypatch):
     model = encoder._engine().load()
     computed = []
     embed = model.embed
-    monkeypatch.setattr(model, "embed", lambda ids, prompt: computed.extend(ids) or embed(ids, prompt))
+    monkeypatch.setattr(model, "embed", lambda items: computed.extend(items) or embed(items))
     vectors = encoder.encode_documents(["same", "other", "same", "same"])
     assert len(computed) == 2
     assert np.array_equal(vectors[0], vectors[2])

@@ -1,0 +1,171 @@
+"""Concurrent callers over one real model: nobody's texts are lost, swapped or broken by another's."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+import torch
+
+from qwen3_embed_integrations import Qwen3Encoder
+
+TEXTS = [f"text number {number} {'word ' * (number % 7)}" for number in range(32)]
+
+
+@pytest.fixture
+def encoder(model_folder):
+    return Qwen3Encoder(model_folder, dtype="float32", device="cpu")
+
+
+@pytest.fixture
+def expected(encoder):
+    return {text: encoder.encode_queries([text])[0] for text in TEXTS}
+
+
+@pytest.fixture
+def groups(encoder, monkeypatch):
+    """How many texts each group had; the first group waits until `groups.waiting` others wait for it."""
+
+    class Groups(list):
+        waiting = 0
+
+    made = Groups()
+    engine = encoder._engine()
+    model = engine.load()
+    embed = model.embed
+
+    def watched(items):
+        made.append(len(items))
+        if len(made) == 1:
+            deadline = time.monotonic() + 60
+            while len(engine._scheduler._jobs) < made.waiting:
+                assert time.monotonic() < deadline
+                time.sleep(0)
+        return embed(items)
+
+    monkeypatch.setattr(model, "embed", watched)
+    return made
+
+
+def test_threads_that_wait_go_together(encoder, expected, groups):
+    groups.waiting = len(TEXTS) - 1
+    with ThreadPoolExecutor(len(TEXTS)) as pool:
+        vectors = list(pool.map(lambda text: encoder.encode_queries([text])[0], TEXTS))
+    assert groups == [1, len(TEXTS) - 1]
+    for text, vector in zip(TEXTS, vectors, strict=True):
+        np.testing.assert_allclose(vector, expected[text], atol=1e-5)
+
+
+async def test_tasks_that_wait_go_together(encoder, expected, groups):
+    groups.waiting = len(TEXTS) - 1
+    vectors = await asyncio.gather(*(encoder.aencode_queries([text]) for text in TEXTS))
+    assert groups == [1, len(TEXTS) - 1]
+    for text, vector in zip(TEXTS, vectors, strict=True):
+        np.testing.assert_allclose(vector[0], expected[text], atol=1e-5)
+
+
+async def test_cancelled_tasks_leave_the_others_unharmed(encoder, expected, groups):
+    groups.waiting = len(TEXTS) - 1
+    tasks = [asyncio.create_task(encoder.aencode_queries([text])) for text in TEXTS]
+    while not groups:
+        await asyncio.sleep(0)
+    for task in tasks[1::2]:
+        task.cancel()
+    results = await asyncio.gather(*tasks, return_exceptions=True)
+    assert all(isinstance(result, asyncio.CancelledError) for result in results[1::2])
+    for text, vector in zip(TEXTS[::2], results[::2], strict=True):
+        np.testing.assert_allclose(vector[0], expected[text], atol=1e-5)
+
+
+def test_a_caller_with_one_text_is_not_kept_waiting_by_one_with_many(encoder, model_folder):
+    finished = []
+    many = Qwen3Encoder(model_folder, dtype="float32", device="cpu", batch_tokens=20)
+    engine, started, go = encoder._engine(), threading.Event(), threading.Event()
+    embed = engine.load().embed
+
+    def held(items):
+        started.set()
+        assert go.wait(60)
+        return embed(items)
+
+    with ThreadPoolExecutor(2) as pool, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(engine.load(), "embed", held)
+        slow = pool.submit(lambda: many.encode_documents(TEXTS) is not None and finished.append("many"))
+        assert started.wait(60)
+        quick = pool.submit(lambda: encoder.encode_documents(["one"]) is not None and finished.append("one"))
+        while len(engine._scheduler._jobs) < 2:
+            time.sleep(0)
+        go.set()
+        slow.result(60)
+        quick.result(60)
+    assert finished == ["one", "many"]
+
+
+def test_an_error_reaches_only_the_caller_whose_text_it_is(encoder, expected, groups, monkeypatch):
+    model = encoder._engine().load()
+    embed = model.embed
+    poisoned = next(iter(encoder._tokenization().encode(["poison"]))).tobytes()
+
+    def failing(items):
+        if any(item.ids.tobytes() == poisoned for item in items):
+            raise ArithmeticError("poisoned")
+        return embed(items)
+
+    monkeypatch.setattr(model, "embed", failing)
+    groups.waiting = 4
+    with ThreadPoolExecutor(6) as pool:
+        first = pool.submit(encoder.encode_queries, TEXTS[:1])
+        while not groups:
+            time.sleep(0)
+        bad = pool.submit(encoder.encode_documents, ["poison"])
+        good = [pool.submit(encoder.encode_queries, [text]) for text in TEXTS[1:4]]
+        with pytest.raises(ArithmeticError, match="poisoned"):
+            bad.result(60)
+        for text, future in zip(TEXTS[:4], [first, *good], strict=True):
+            np.testing.assert_allclose(future.result(60)[0], expected[text], atol=1e-5)
+    np.testing.assert_allclose(encoder.encode_queries(TEXTS[:1])[0], expected[TEXTS[0]], atol=1e-5)
+
+
+def test_an_interrupt_leaves_the_scheduler_usable(encoder, expected, monkeypatch):
+    model = encoder._engine().load()
+    embed = model.embed
+
+    def interrupted(items):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(model, "embed", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        encoder.encode_queries(TEXTS)
+    monkeypatch.setattr(model, "embed", embed)
+    assert not encoder._engine()._scheduler._jobs
+    np.testing.assert_allclose(encoder.encode_queries(TEXTS[:1])[0], expected[TEXTS[0]], atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "error", [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("DefaultCPUAllocator: can't allocate memory")]
+)
+def test_what_does_not_fit_together_runs_in_halves(encoder, expected, monkeypatch, error):
+    model = encoder._engine().load()
+    embed, sizes = model.embed, []
+
+    def small(items):
+        sizes.append(len(items))
+        if len(items) > 5:
+            raise error
+        return embed(items)
+
+    monkeypatch.setattr(model, "embed", small)
+    for text, vector in zip(TEXTS, encoder.encode_queries(TEXTS), strict=True):
+        np.testing.assert_allclose(vector, expected[text], atol=1e-5)
+    assert sizes[:3] == [32, 16, 8]
+
+    def none(items):
+        raise error
+
+    monkeypatch.setattr(model, "embed", none)
+    with pytest.raises(MemoryError, match=r"a text of \d+ tokens does not fit into the memory of cpu"):
+        encoder.encode_queries(TEXTS[:2])
