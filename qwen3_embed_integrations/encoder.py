@@ -415,7 +415,7 @@ class Qwen3Encoder(BaseEncoder):
         engine, tokenization = self._engine(), self._tokenization()
         max_tokens = self.max_tokens
         prompt_ids = tokenization.prompt(prompt)
-        needed = tokenization.count([prompt])[0]
+        needed = len(prompt_ids) + tokenization.end_tokens
         if needed >= max_tokens:
             raise ValueError(
                 f"max_tokens={max_tokens} leaves no room for a text: the instruction and the end token take {needed}"

@@ -23,9 +23,10 @@ if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
     from qwen3_embed_integrations.engine.scheduler import Item
+
 ATTENTION = "qwen3_embed_packed"
 
-# Instructions whose keys and values are kept; those of the 8B take 150 KiB a token.
+# Instructions whose keys and values are kept; those of the 8B take 144 KiB a token.
 _PREFIXES = 32
 
 KeysAndValues = list[tuple[Tensor, Tensor]]

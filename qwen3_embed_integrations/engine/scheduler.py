@@ -92,6 +92,7 @@ class Scheduler:
             while batch := self._next_batch(job):
                 self._run_batch(batch, compute)
                 self._end_turn(batch)
+                batch = []
         except BaseException:
             # An interrupt: what was taken of the others' goes back, and this job leaves.
             with self._turn:

@@ -50,6 +50,11 @@ class Tokenization:
                 "models), and that token's hidden state is the embedding"
             )
 
+    @property
+    def end_tokens(self) -> int:
+        """How many tokens the tokenizer appends to a text."""
+        return len(self._end)
+
     def encode(self, texts: Sequence[str]) -> Iterator[NDArray[np.int64]]:
         """Tokenize texts, the end token included, however long they are.
 

@@ -28,10 +28,11 @@ def expected(encoder):
 
 @pytest.fixture
 def groups(encoder, monkeypatch):
-    """How many texts each group had; the first group waits until `groups.waiting` others wait for it."""
+    """How many texts each group had; the first waits until `groups.waiting` others wait for it, and for `groups.go`."""
 
     class Groups(list):
         waiting = 0
+        go = threading.Event()
 
     made = Groups()
     engine = encoder._engine()
@@ -45,9 +46,11 @@ def groups(encoder, monkeypatch):
             while len(engine._scheduler._jobs) < made.waiting:
                 assert time.monotonic() < deadline
                 time.sleep(0)
+            assert made.go.wait(60)
         return embed(items)
 
     monkeypatch.setattr(model, "embed", watched)
+    made.go.set()
     return made
 
 
@@ -69,12 +72,14 @@ async def test_tasks_that_wait_go_together(encoder, expected, groups):
 
 
 async def test_cancelled_tasks_leave_the_others_unharmed(encoder, expected, groups):
-    groups.waiting = len(TEXTS) - 1
+    groups.go.clear()
     tasks = [asyncio.create_task(encoder.aencode_queries([text])) for text in TEXTS]
-    while not groups:
+    # A task that is cancelled earlier never gets to the model.
+    while len(encoder._engine()._scheduler._jobs) < len(TEXTS) - 1:
         await asyncio.sleep(0)
     for task in tasks[1::2]:
         task.cancel()
+    groups.go.set()
     results = await asyncio.gather(*tasks, return_exceptions=True)
     assert all(isinstance(result, asyncio.CancelledError) for result in results[1::2])
     for text, vector in zip(TEXTS[::2], results[::2], strict=True):
@@ -134,12 +139,18 @@ def test_an_interrupt_leaves_the_scheduler_usable(encoder, expected, monkeypatch
     model = encoder._engine().load()
     embed = model.embed
 
+    calls = []
+
     def interrupted(items):
-        raise KeyboardInterrupt
+        calls.append(len(items))
+        if len(calls) > 1:
+            raise KeyboardInterrupt
+        return embed(items)
 
     monkeypatch.setattr(model, "embed", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        encoder.encode_queries(TEXTS)
+        encoder.replaced(batch_tokens=300).encode_queries(TEXTS)
+    assert len(calls) == 2
     monkeypatch.setattr(model, "embed", embed)
     assert not encoder._engine()._scheduler._jobs
     np.testing.assert_allclose(encoder.encode_queries(TEXTS[:1])[0], expected[TEXTS[0]], atol=1e-5)
