@@ -33,13 +33,13 @@ def demo(
 
     disable_progress_bar()  # type: ignore[no-untyped-call]  # transformers leaves it untyped
     try:
-        encoder = Qwen3Encoder(model)
+        encoder = Qwen3Encoder(model, query_instruction="code_search")
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--model") from error
     index = build(encoder)
     console.print(
         f"{len(index.entries):,} functions and classes, {index.tokens:,} tokens, embedded in {index.seconds:.1f} s "
-        f"by {model} in {encoder.dtype} on {encoder.device}"
+        f"by {model} in {encoder.dtype} on {encoder.device}; questions ask under {encoder.query_instruction!r}"
     )
     for name, extra in index.missing.items():
         command = f"pip install 'qwen3-embed-integrations[{extra}]'"

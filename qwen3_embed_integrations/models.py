@@ -69,7 +69,7 @@ class ModelSpec:
 
 MODELS: Mapping[str, ModelSpec] = MappingProxyType(
     {
-        "tiny": ModelSpec("tiny", None, 3, 256, 4, 2, 64, 768),
+        "tiny": ModelSpec("tiny", None, 3, 256, 8, 4, 64, 512),
         "0.6B": ModelSpec(
             "0.6B",
             "Qwen/Qwen3-Embedding-0.6B",

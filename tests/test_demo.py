@@ -14,7 +14,7 @@ from qwen3_embed_integrations.demo import Entry, build, standard_library
 
 @pytest.fixture(scope="module")
 def index():
-    return build(Qwen3Encoder("tiny", dimensions=128))
+    return build(Qwen3Encoder("tiny", query_instruction="code_search"))
 
 
 def test_the_standard_library_is_read_without_being_imported():
@@ -56,6 +56,7 @@ def test_the_three_frameworks_find_the_same(index):
             assert [hit.score for hit in hits] == pytest.approx([hit.score for hit in found[0]], abs=1e-5)
     names = [hit.name for hit in index.searches["LangChain"]("how do I read a csv file")]
     assert any(name.startswith("csv.") for name in names)
+    assert "shutil.copytree" in [hit.name for hit in index.searches["Haystack"]("copy a whole directory tree")]
 
 
 def test_demo_prints_what_each_framework_found():

@@ -1,0 +1,1 @@
+"""Recipes for the models that the package ships; nothing in here is installed with it."""

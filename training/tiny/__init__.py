@@ -1,0 +1,1 @@
+"""The recipe of the bundled model: `python -m training.tiny build-corpus | train | evaluate | plot`."""
