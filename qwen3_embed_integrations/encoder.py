@@ -283,11 +283,19 @@ class Qwen3Encoder(BaseEncoder):
     ) -> None:
         super().__init__(query_instruction, document_instruction)
         location = locate(model)
-        if revision is not None and os.path.isabs(location):  # noqa: PTH117 - a hub id is no path
+        cache_folder = None if cache_folder is None else str(Path(cache_folder).expanduser())
+        self._source = ModelSource(
+            location,
+            revision=revision,
+            cache_folder=cache_folder,
+            local_files_only=local_files_only,
+            token=_checked_token(token),
+        )
+        if revision is not None and self._source.is_folder:
             raise ValueError(f"revision={revision!r} needs a model on the hub, but {os.fspath(model)!r} is a folder")
         self.settings = EncoderSettings(
             # A relative folder would be another one in another process.
-            model=location if os.path.isabs(location) and model != "tiny" else str(model),  # noqa: PTH117
+            model=location if self._source.is_folder and model != "tiny" else str(model),
             dimensions=_optional_integer("dimensions", dimensions),
             query_instruction=query_instruction,
             document_instruction=document_instruction,
@@ -298,15 +306,8 @@ class Qwen3Encoder(BaseEncoder):
             quantization=quantization,
             batch_tokens=_optional_integer("batch_tokens", batch_tokens),
             revision=revision,
-            cache_folder=None if cache_folder is None else str(Path(cache_folder).expanduser()),
+            cache_folder=cache_folder,
             local_files_only=local_files_only,
-        )
-        self._source = ModelSource(
-            location,
-            revision=revision,
-            cache_folder=self.settings.cache_folder,
-            local_files_only=local_files_only,
-            token=_checked_token(token),
         )
         self._lock = threading.Lock()
         self._pinned: ModelSource | None = None
