@@ -46,12 +46,12 @@ def demo(
         console.print(f"{name} is not installed: {escape(command)}")
     for asked in [question] if question is not None else QUESTIONS:
         for framework, search in index.searches.items():
-            table = Table("score", title=f"{escape(asked)} · {framework}", title_justify="left")
-            table.add_column("name", no_wrap=True)
-            table.add_column("first line", no_wrap=True, overflow="ellipsis")
-            for hit in search(asked):
-                table.add_row(f"{hit.score:.4f}", escape(hit.name), escape(index.entries[hit.name].first_line))
-            console.print(table)
+            hits = search(asked)
+            names = max(len(hit.name) for hit in hits)
+            console.print(f"\n[bold]{escape(asked)}[/bold] · {framework}")
+            for hit in hits:
+                line = f"{hit.score:.4f}  {hit.name:{names}}  {index.entries[hit.name].first_line}"
+                console.print(line, markup=False, highlight=False, no_wrap=True, overflow="ellipsis")
 
 
 @app.command()

@@ -12,7 +12,7 @@ import pytest
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
 PROMISES = {
-    "code_search.py": ["filecmp.", "cosine to the same question"],
+    "code_search.py": ["difflib.", "cosine to the same question"],
     "haystack_rag.py": ["Refunds:", "the same vector after a round trip through YAML: True"],
     "langchain_rag.py": ["[refunds]", "Question: when do I get my money back?"],
     "llama_index_rag.py": ["Refunds are paid within five working days"],

@@ -96,4 +96,4 @@ def test_int8_keeps_the_directions(model_folder):
     assert (cosines(vectors, exact.encode_documents(TEXTS)) > 0.99).all()
     tiny = Qwen3Encoder("tiny", dtype="float32", device="cpu")
     vectors = tiny.replaced(quantization="int8").encode_documents(TEXTS)
-    assert (cosines(vectors, tiny.encode_documents(TEXTS)) > 0.999).all()
+    assert (cosines(vectors, tiny.encode_documents(TEXTS)) > 0.99).all()
