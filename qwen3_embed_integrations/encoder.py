@@ -46,22 +46,22 @@ class TruncationWarning(UserWarning):
 
 
 class Encoder(Protocol):
-    """What the adapters need of an encoder, local or remote.
-
-    Attributes:
-        dimensions: components of the vectors that it returns.
-        max_tokens: tokens of a text that it reads at most, the end token included.
-        fingerprint: names the vector space of the documents: model, revision, dimensions, document instruction.
-    """
+    """What the adapters need of an encoder, local or remote."""
 
     @property
-    def dimensions(self) -> int: ...  # noqa: D102
+    def dimensions(self) -> int:
+        """Components of the vectors that it returns."""
+        ...
 
     @property
-    def max_tokens(self) -> int: ...  # noqa: D102
+    def max_tokens(self) -> int:
+        """Tokens of a text that it reads at most, the end token included."""
+        ...
 
     @property
-    def fingerprint(self) -> str: ...  # noqa: D102
+    def fingerprint(self) -> str:
+        """Names the vector space of the documents: model, revision, dimensions, document instruction."""
+        ...
 
     def encode_queries(
         self, texts: Iterable[str], *, instruction: str | None = None, show_progress: bool = False
