@@ -8,10 +8,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from torch.nn import functional
+from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm
 
 from qwen3_embed_integrations import Qwen3Encoder
-from qwen3_embed_integrations.engine.packed import _PREFIXES, shared_prefix
-from qwen3_embed_integrations.engine.quantization import Int8Linear, TokenQuantizer
+from qwen3_embed_integrations.engine import cpu, varlen
+from qwen3_embed_integrations.engine.cpu import Int8Linear, PackedLinear, RMSNorm, TokenQuantizer
+from qwen3_embed_integrations.engine.packed import _BLOCK, _PREFIXES, causal_attention, shared_prefix
 from tests.conftest import as_query, cosines
 
 TEXTS = ["def f(x):", "a", "", "a longer text with some words in it", "a", "(x)", " blank", "\n", "x" * 500, "中文"]
@@ -88,6 +91,78 @@ def test_an_int8_layer_is_close_to_the_exact_one_row_by_row():
         assert torch.equal(together[3], layer(rows[3:4])[0])
     error = (together - expected).norm(dim=1) / expected.norm(dim=1)
     assert (error < 0.02).all()
+
+
+def test_int8_products_are_the_same_without_packed_weights(monkeypatch):
+    torch.manual_seed(0)
+    exact = nn.Linear(64, 32)
+    rows = torch.randn(5, 64)
+    with torch.inference_mode():
+        packed = Int8Linear(exact, TokenQuantizer())(rows)
+        monkeypatch.setattr(cpu, "_packs_int8", lambda: False)
+        plain = Int8Linear(exact, TokenQuantizer())(rows)
+    assert torch.allclose(packed, plain, rtol=1e-5, atol=1e-5)
+    assert torch.allclose(packed, exact(rows), atol=0.05)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_packed_layers_and_norms_give_what_the_plain_ones_give(dtype):
+    torch.manual_seed(0)
+    linear = nn.Linear(64, 32, dtype=dtype)
+    norm = Qwen3RMSNorm(64).to(dtype)
+    nn.init.normal_(norm.weight)
+    tolerance = {"rtol": 0.01, "atol": 0.02} if dtype == torch.bfloat16 else {"rtol": 1e-5, "atol": 1e-5}
+    with torch.inference_mode():
+        packed = PackedLinear(linear)
+        # Few rows and many: the norm takes another way.
+        for rows in (torch.randn(1, 3, 64, dtype=dtype), torch.randn(1, 3000, 64, dtype=dtype)):
+            product = linear(rows)
+            assert torch.allclose(packed(rows), product, **tolerance)
+            assert torch.allclose(packed.silu(rows), functional.silu(product), **tolerance)
+            assert torch.allclose(packed.times(rows, product), product * product, **tolerance)
+            assert torch.allclose(RMSNorm(norm)(rows), norm(rows), **tolerance)
+
+
+@pytest.mark.parametrize("length", [1, _BLOCK - 1, _BLOCK, 2 * _BLOCK + 3])
+def test_attention_in_blocks_is_causal_attention(length):
+    torch.manual_seed(0)
+    query, key, value = (torch.randn(2, heads, length, 16) for heads in (4, 2, 2))
+    output = torch.empty(2, length, 4, 16)
+    causal_attention(query, key, value, 0.3, output)
+    expected = functional.scaled_dot_product_attention(query, key, value, is_causal=True, scale=0.3, enable_gqa=True)
+    assert torch.allclose(output, expected.transpose(1, 2), atol=1e-5)
+
+
+def as_documented(
+    query, key, value, query_ends, key_ends, longest_query, longest_key, *, scale, window_size, enable_gqa
+):
+    """Compute text by text what torch documents of `varlen_attn`, which needs CUDA."""
+    assert window_size == (-1, 0)
+    assert enable_gqa
+    assert longest_query == query_ends.diff().max()
+    assert longest_key == key_ends.diff().max()
+    parts = []
+    for number in range(len(query_ends) - 1):
+        asked = query[query_ends[number] : query_ends[number + 1]].transpose(0, 1)
+        keys, values = (part[key_ends[number] : key_ends[number + 1]].transpose(0, 1) for part in (key, value))
+        allowed = torch.ones(asked.shape[1], keys.shape[1], dtype=torch.bool).tril(keys.shape[1] - asked.shape[1])
+        parts.append(
+            functional.scaled_dot_product_attention(
+                asked, keys, values, attn_mask=allowed, scale=scale, enable_gqa=True
+            )
+        )
+    return torch.cat(parts, dim=1).transpose(0, 1)
+
+
+def test_the_layout_for_the_variable_length_kernel_gives_the_same_vectors(model_folder, monkeypatch):
+    encoder = Qwen3Encoder(model_folder, dtype="float32", device="cpu")
+    items = [encoder.encode_queries(TEXTS), encoder.encode_documents(TEXTS)]
+    encoder.close()
+    monkeypatch.setattr(varlen, "varlen_attn", as_documented)
+    monkeypatch.setattr(varlen, "runs_on", lambda _: True)
+    other = Qwen3Encoder(model_folder, dtype="float32", device="cpu")
+    assert (cosines(other.encode_queries(TEXTS), items[0]) >= 0.99999).all()
+    assert (cosines(other.encode_documents(TEXTS), items[1]) >= 0.99999).all()
 
 
 def test_int8_keeps_the_directions(model_folder):

@@ -1,0 +1,125 @@
+"""Attention of a whole packed sequence in one call, by torch's variable-length kernel on CUDA."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, cast
+
+import torch
+from torch import Tensor
+
+try:
+    from torch.nn.attention.varlen import varlen_attn
+except ImportError:  # before torch 2.10
+    varlen_attn = None  # type: ignore[assignment]
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from qwen3_embed_integrations.engine.packed import KeysAndValues, Run
+
+
+def runs_on(query: Tensor) -> bool:
+    """Tell whether the kernel is there for these queries: CUDA from Ampere on, in half precision."""
+    return (
+        varlen_attn is not None
+        and query.is_cuda
+        and query.dtype in (torch.float16, torch.bfloat16)
+        and torch.cuda.get_device_capability(query.device) >= (8, 0)
+    )
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where each text's keys are, computed once for all layers.
+
+    Attributes:
+        befores: the different prefixes' keys and values, by layer.
+        index: of each text's keys one after the other, in the prefixes' and the sequence's own laid end to end; None
+            where there are no prefixes.
+        ends: where each text's keys end, beginning with 0, shape (texts + 1,).
+        own_ends: the same of its own tokens.
+        longest: the most keys of a text.
+        own_longest: the most tokens of a text.
+    """
+
+    befores: list[KeysAndValues]
+    index: Tensor | None
+    ends: Tensor
+    own_ends: Tensor
+    longest: int
+    own_longest: int
+
+    @classmethod
+    def of(cls, runs: Sequence[Run], device: torch.device) -> Layout:
+        """Lay out a packed sequence.
+
+        Args:
+            runs: its texts.
+            device: where the indexes go.
+
+        Returns:
+            The layout.
+        """
+        befores = list({id(run.before): run.before for run in runs if run.prefix}.values())
+        begins, total = {}, 0
+        for before in befores:
+            begins[id(before)] = total
+            total += before[0][0].shape[2]
+        parts, lengths, own = [], [], []
+        for run in runs:
+            for start in range(run.start, run.stop, run.length):
+                begin = begins.get(id(run.before), 0)
+                parts += [torch.arange(begin, begin + run.prefix), torch.arange(start, start + run.length) + total]
+                lengths.append(run.prefix + run.length)
+                own.append(run.length)
+        return cls(
+            befores,
+            torch.cat(parts).to(device) if befores else None,
+            _ends(lengths, device),
+            _ends(own, device),
+            max(lengths),
+            max(own),
+        )
+
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, layer: int, scaling: float) -> Tensor:
+        """Attend causally within each text and to its prefix.
+
+        Args:
+            query: of all tokens, or of each text's last one, shape (1, heads, tokens or texts, head dim).
+            key: of the texts' own tokens, shape (1, KV heads, tokens, head dim).
+            value: as key.
+            layer: the number of the layer.
+            scaling: of the products.
+
+        Returns:
+            Shape (tokens or texts, heads, head dim).
+        """
+        texts = len(self.ends) - 1
+        of_last = query.shape[2] == texts
+        attended = varlen_attn(
+            query[0].transpose(0, 1).contiguous(),
+            self._complete(key, layer, 0),
+            self._complete(value, layer, 1),
+            torch.arange(texts + 1, dtype=torch.int32, device=query.device) if of_last else self.own_ends,
+            self.ends,
+            1 if of_last else self.own_longest,
+            self.longest,
+            scale=scaling,
+            # Causal from the right: the last query sees all keys.
+            window_size=(-1, 0),
+            enable_gqa=True,
+        )
+        return cast("Tensor", attended)
+
+    def _complete(self, own: Tensor, layer: int, which: int) -> Tensor:
+        """Give keys or values with those of the prefixes before each text's own, shape (keys, KV heads, head dim)."""
+        states = own[0].transpose(0, 1)
+        if self.index is None:
+            return states.contiguous()
+        before = [before[layer][which][0].transpose(0, 1) for before in self.befores]
+        return torch.cat([*before, states])[self.index]
+
+
+def _ends(lengths: Sequence[int], device: torch.device) -> Tensor:
+    return torch.tensor([0, *lengths]).cumsum(0).to(device, torch.int32)
