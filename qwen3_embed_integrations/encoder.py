@@ -196,7 +196,8 @@ class EncoderSettings:
     document_instruction: str | None = None
     max_tokens: int | None = None
     long_text: LongText = "truncate"
-    device: str | None = None
+    device: str | list[str] | None = None
+    device_map: str | dict[str, Any] | None = None
     dtype: str = "auto"
     quantization: Quantization | None = None
     batch_tokens: int | None = None
@@ -211,6 +212,10 @@ class EncoderSettings:
             raise ValueError(f"dtype must be one of {', '.join(map(repr, DTYPES))}, got {self.dtype!r}")
         if self.quantization not in QUANTIZATIONS:
             raise ValueError(f"quantization must be None or 'int8', got {self.quantization!r}")
+        if self.device_map is not None and (self.device is not None or self.quantization is not None):
+            raise ValueError("device_map places the model by itself: leave device and quantization out")
+        if self.device == []:
+            raise ValueError("device must name at least one device, got []")
         if not isinstance(self.local_files_only, bool):
             raise TypeError(f"local_files_only must be True or False, got {self.local_files_only!r}")
         for name in ("dimensions", "max_tokens", "batch_tokens"):
@@ -239,7 +244,10 @@ class Qwen3Encoder(BaseEncoder):
         max_tokens: tokens of a text to read at most, prompt and end token included; None for the model's context.
         long_text: what to do with a longer text: "truncate" reads its beginning, warns once and counts it in
             `truncated_texts`; "error" refuses, before any work.
-        device: torch's name of a device; None for CUDA, then MPS, then the CPU.
+        device: torch's name of a device; several for a replica of the model on each, which share the work:
+            `["cuda:0", "cuda:1"]`; None for CUDA, then MPS, then the CPU.
+        device_map: instead of `device`, for a model that one device cannot hold: "auto", or which module goes where
+            (transformers' `device_map`, which needs accelerate).
         dtype: type of the weights: "auto" is bfloat16 where the hardware computes with it and float32 elsewhere;
             "float32", "bfloat16", "float16". Vectors are float32 whatever it is.
         quantization: "int8" runs the linear layers in 8-bit integers, on a CPU: weights scaled per channel,
@@ -272,7 +280,8 @@ class Qwen3Encoder(BaseEncoder):
         document_instruction: str | None = None,
         max_tokens: int | None = None,
         long_text: LongText = "truncate",
-        device: str | None = None,
+        device: str | Sequence[str] | None = None,
+        device_map: str | Mapping[str, Any] | None = None,
         dtype: str = "auto",
         quantization: Quantization | None = None,
         batch_tokens: int | None = None,
@@ -301,7 +310,8 @@ class Qwen3Encoder(BaseEncoder):
             document_instruction=document_instruction,
             max_tokens=_optional_integer("max_tokens", max_tokens),
             long_text=long_text,
-            device=None if device is None else str(device),
+            device=_checked_device(device),
+            device_map=device_map if device_map is None or isinstance(device_map, str) else dict(device_map),
             dtype=str(dtype).removeprefix("torch."),
             quantization=quantization,
             batch_tokens=_optional_integer("batch_tokens", batch_tokens),
@@ -373,9 +383,9 @@ class Qwen3Encoder(BaseEncoder):
         return self._engine().settings.dtype
 
     @property
-    def device(self) -> str:
-        """The device that the weights are on, or will be, by torch's name."""
-        return self._engine().settings.device
+    def device(self) -> str | list[str]:
+        """The device that the weights are on, or will be, by torch's name; several where there are replicas."""
+        return self.settings.device if isinstance(self.settings.device, list) else self._engine().settings.device
 
     def count_tokens(self, texts: Iterable[str]) -> list[int]:
         """Count each text's tokens, the end token included; this needs the tokenizer only, not the weights.
@@ -442,7 +452,10 @@ class Qwen3Encoder(BaseEncoder):
         """Compute again what overflowed, as float16 does in the 8B (QwenLM/Qwen3-Embedding issue 164)."""
         from qwen3_embed_integrations.engine.engine import shared_engine
 
-        engine = shared_engine(self._pinned_source(), device=self.settings.device, dtype="float32")
+        settings = self.settings
+        engine = shared_engine(
+            self._pinned_source(), device=settings.device, dtype="float32", device_map=settings.device_map
+        )
         hidden = engine.embed(token_ids, prompt_ids, batch_tokens=self.settings.batch_tokens, show_progress=False)
         broken = indexes[~np.isfinite(hidden).all(axis=1)]
         if len(broken):
@@ -506,6 +519,7 @@ class Qwen3Encoder(BaseEncoder):
                     device=self.settings.device,
                     dtype=self.settings.dtype,
                     quantization=self.settings.quantization,
+                    device_map=self.settings.device_map,
                 )
             return self._held_engine
 
@@ -546,6 +560,12 @@ def _from_settings(kind: type[Qwen3Encoder], settings: dict[str, Any]) -> Qwen3E
 
 def _optional_integer(name: str, value: Any) -> int | None:
     return None if value is None else as_integer(name, value)
+
+
+def _checked_device(device: Any) -> str | list[str] | None:
+    if isinstance(device, (list, tuple)):
+        return [str(name) for name in device]
+    return None if device is None else str(device)
 
 
 def _checked_token(token: str | bool | None) -> str | bool | None:

@@ -44,7 +44,8 @@ class _Embedder:
         document_instruction: str | None = None,
         max_tokens: int | None = None,
         long_text: LongText = "truncate",
-        device: ComponentDevice | None = None,
+        device: ComponentDevice | list[ComponentDevice] | None = None,
+        device_map: str | dict[str, Any] | None = None,
         dtype: str = "auto",
         quantization: Quantization | None = None,
         batch_tokens: int | None = None,
@@ -64,7 +65,8 @@ class _Embedder:
             document_instruction: the same for documents; None for bare documents.
             max_tokens: tokens of a text to read at most; None for the model's context.
             long_text: what to do with a longer text: "truncate" or "error".
-            device: where to run; None for CUDA, then MPS, then the CPU.
+            device: where to run, several for a replica on each; None for CUDA, then MPS, then the CPU.
+            device_map: instead, where the parts of a model go that one device cannot hold: transformers' own.
             dtype: type of the weights: "auto", "float32", "bfloat16" or "float16".
             quantization: "int8" for 8-bit linear layers on a CPU; None for none.
             batch_tokens: tokens to run at once; None for the device's default.
@@ -78,8 +80,11 @@ class _Embedder:
             TypeError: a setting has the wrong type, or encoder is no encoder.
             ValueError: a setting is out of range or unknown.
         """
-        if not isinstance(device, ComponentDevice | None):
-            raise TypeError(f"device must be a ComponentDevice, got {device!r}: ComponentDevice.from_str makes one")
+        devices = device if isinstance(device, list) else [] if device is None else [device]
+        for one in devices:
+            if not isinstance(one, ComponentDevice):
+                raise TypeError(f"device must be a ComponentDevice, got {one!r}: ComponentDevice.from_str makes one")
+        names = [one.to_torch_str() for one in devices]
         if not isinstance(token, Secret | None):
             raise TypeError(f"token must be a Secret, got a {type(token).__name__}: Secret.from_env_var makes one")
         self.token = token
@@ -91,7 +96,8 @@ class _Embedder:
             "document_instruction": document_instruction,
             "max_tokens": max_tokens,
             "long_text": long_text,
-            "device": None if device is None else device.to_torch_str(),
+            "device": names if isinstance(device, list) else names[0] if names else None,
+            "device_map": device_map,
             "dtype": dtype,
             "quantization": quantization,
             "batch_tokens": batch_tokens,
@@ -139,8 +145,11 @@ class _Embedder:
         parameters = dict(data["init_parameters"])
         if isinstance(parameters.get("token"), dict):
             deserialize_secrets_inplace(parameters, keys=["token"])
-        if isinstance(parameters.get("device"), dict):
-            parameters["device"] = ComponentDevice.from_dict(parameters["device"])
+        device = parameters.get("device")
+        if isinstance(device, list):
+            parameters["device"] = [ComponentDevice.from_dict(one) for one in device]
+        elif isinstance(device, dict):
+            parameters["device"] = ComponentDevice.from_dict(device)
         return default_from_dict(cls, {**data, "init_parameters": parameters})
 
     def _init_parameters(self) -> dict[str, Any]:
@@ -150,9 +159,11 @@ class _Embedder:
             )
         settings = self.encoder.settings.to_dict()
         device = settings["device"]
+        several = isinstance(device, list)
+        devices = [ComponentDevice.from_str(name).to_dict() for name in (device if several else [device]) if name]
         return {
             **settings,
-            "device": None if device is None else ComponentDevice.from_str(device).to_dict(),
+            "device": devices if several else devices[0] if devices else None,
             "token": None if self.token is None else self.token.to_dict(),
             "progress_bar": self.progress_bar,
         }

@@ -128,6 +128,8 @@ def test_to_dict_round_trips_all_settings(embedder, settings):
         "query_instruction": "legal",
         "document_instruction": "Find the section on warranty",
         "max_tokens": 100,
+        # Instead of a device, hence in a test of its own.
+        "device_map": None,
         "long_text": "error",
         "quantization": "int8",
         "batch_tokens": 64,

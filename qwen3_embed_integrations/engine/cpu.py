@@ -184,7 +184,8 @@ class RMSNorm(nn.Module):
         exact = hidden.float()
         length = torch.linalg.vector_norm(exact, dim=-1, keepdim=True)
         inverse = length.square_().div_(hidden.shape[-1]).add_(self._epsilon).rsqrt_()
-        return (exact * inverse).to(hidden.dtype).mul_(self.weight)
+        normed: Tensor = (exact * inverse).to(hidden.dtype).mul_(self.weight)
+        return normed
 
 
 @cache

@@ -6,9 +6,11 @@ import logging
 import os
 import threading
 import weakref
-from collections import deque
+from collections import Counter, deque
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -20,7 +22,7 @@ from qwen3_embed_integrations.engine.padded import PaddedModel
 from qwen3_embed_integrations.engine.scheduler import Item, Job, Scheduler
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
     from sentence_transformers import SentenceTransformer
@@ -29,9 +31,10 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# Padding stays small and matrix products large enough at these sizes.
-_BATCH_TOKENS = {"cpu": 2048}
+# Matrix products are large enough at these sizes; more only takes memory.
+_BATCH_TOKENS_CPU = 2048
 _BATCH_TOKENS_ACCELERATOR = 16_384
+_BATCH_TOKENS_LEAST = 512
 
 
 @dataclass(frozen=True)
@@ -43,12 +46,16 @@ class EngineSettings:
         device: torch's name of the device, with its index.
         dtype: torch's name of the weights' type, or of the activations' where the weights are quantized.
         quantization: "int8", or None.
+        device_map: transformers' own, for a model that is split; its pairs instead of a dictionary.
+        replica: which one of those on the same device.
     """
 
     source: ModelSource
     device: str
     dtype: str
     quantization: str | None = None
+    device_map: str | tuple[tuple[str, Any], ...] | None = None
+    replica: int = 0
 
 
 class Engine:
@@ -69,6 +76,11 @@ class Engine:
     def is_loaded(self) -> bool:
         """Whether the weights are in memory."""
         return self._model is not None
+
+    @property
+    def waiting(self) -> int:
+        """How many callers it computes for or keeps waiting."""
+        return self._scheduler.waiting
 
     def load(self) -> PackedModel | PaddedModel:
         """Load the weights, unless they are loaded already.
@@ -123,7 +135,7 @@ class Engine:
             positions.setdefault(ids.tobytes(), []).append(position)
         equal = list(positions.values())
         items = [Item(token_ids[same[0]], prompt_ids) for same in equal]
-        budget = batch_tokens or _BATCH_TOKENS.get(torch.device(self.settings.device).type, _BATCH_TOKENS_ACCELERATOR)
+        budget = batch_tokens or _budget(self.settings)
         batches = groups([len(item.ids) for item in items], budget, padded=isinstance(model, PaddedModel))
         hide = not show_progress or len(batches) == 1
         with tqdm(total=len(token_ids), desc="Embedding", unit="text", disable=hide) as progress:
@@ -131,11 +143,31 @@ class Engine:
             def report(group: list[int]) -> None:
                 progress.update(sum(len(equal[index]) for index in group))
 
-            rows = self._scheduler.run(Job(items, deque(batches), budget, report), self._compute)
+            rows = self.run(items, batches, budget, report)
         result = np.empty((len(token_ids), rows.shape[1]), dtype=np.float32)
         for same, row in zip(equal, rows, strict=True):
             result[same] = row
         return result
+
+    def run(
+        self,
+        items: Sequence[Item],
+        batches: Sequence[list[int]],
+        budget: int,
+        report: Callable[[list[int]], object],
+    ) -> NDArray[np.float32]:
+        """Compute items, together with what other callers want meanwhile.
+
+        Args:
+            items: the texts.
+            batches: positions in items that may run together.
+            budget: the most tokens to run at once.
+            report: told the positions of each batch that is done.
+
+        Returns:
+            float32 array, shape (n, hidden size), in the order of the items.
+        """
+        return self._scheduler.run(Job(items, deque(batches), budget, report), self._compute)
 
     def _compute(self, items: Sequence[Item]) -> NDArray[np.float32]:
         """Compute items together, or in halves where they do not fit into memory together."""
@@ -153,6 +185,88 @@ class Engine:
         return np.concatenate([self._compute(items[:half]), self._compute(items[half:])])
 
 
+class Replicas(Engine):
+    """Engines with the same weights, each on a device; a group goes to whichever is free.
+
+    Args:
+        engines: at least one.
+    """
+
+    def __init__(self, engines: Sequence[Engine]) -> None:
+        super().__init__(engines[0].settings)
+        self._engines = engines
+
+    @property
+    def is_loaded(self) -> bool:
+        """Whether the weights are in memory, on every device."""
+        return all(engine.is_loaded for engine in self._engines)
+
+    @property
+    def waiting(self) -> int:
+        """How many callers they compute for or keep waiting."""
+        return sum(engine.waiting for engine in self._engines)
+
+    def load(self) -> PackedModel | PaddedModel:
+        """Load the weights on every device, unless they are loaded already.
+
+        Returns:
+            What runs them on the first device.
+        """
+        models = [engine.load() for engine in self._engines]
+        return models[0]
+
+    def run(
+        self,
+        items: Sequence[Item],
+        batches: Sequence[list[int]],
+        budget: int,
+        report: Callable[[list[int]], object],
+    ) -> NDArray[np.float32]:
+        """Compute items on all devices, as `Engine.run` does on one."""
+        engines = sorted(self._engines, key=lambda engine: engine.waiting)[: len(batches)]
+        if len(engines) == 1:
+            return engines[0].run(items, batches, budget, report)
+        waiting = deque(batches)
+        rows: list[NDArray[np.float32]] = [np.empty(0, dtype=np.float32)] * len(items)
+
+        def work(engine: Engine) -> None:
+            while waiting:
+                try:
+                    group = waiting.popleft()
+                except IndexError:
+                    return  # another thread took the last one meanwhile
+                own = [items[position] for position in group]
+                for position, row in zip(group, engine.run(own, [[*range(len(own))]], budget, id), strict=True):
+                    rows[position] = row
+                report(group)
+
+        with ThreadPoolExecutor(len(engines)) as pool:
+            try:
+                for future in [pool.submit(work, engine) for engine in engines]:
+                    future.result()
+            except BaseException:
+                # The others stop after the group that they compute.
+                waiting.clear()
+                raise
+        return np.stack(rows)
+
+
+def _budget(settings: EngineSettings) -> int:
+    """Find how many tokens to run at once: what fills the device, or what half of its free memory holds."""
+    device = torch.device(settings.device)
+    if device.type == "cuda":
+        free = torch.cuda.mem_get_info(device)[0]
+    elif device.type == "mps":
+        free = torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory()
+    else:
+        return _BATCH_TOKENS_CPU
+    # At its widest, the MLP holds three tensors of four to five hidden sizes, and norms hold float32.
+    per_token = settings.source.limits()[0] * (
+        3 * 5 * torch.empty(0, dtype=getattr(torch, settings.dtype)).itemsize + 8
+    )
+    return max(_BATCH_TOKENS_LEAST, min(_BATCH_TOKENS_ACCELERATOR, free // 2 // per_token))
+
+
 def _is_out_of_memory(error: RuntimeError) -> bool:
     # torch's own allocator for the CPU has no class of error.
     return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator: can't allocate memory" in str(error)
@@ -164,11 +278,15 @@ def _load(settings: EngineSettings) -> SentenceTransformer:
     from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
 
     folder = settings.source.model_folder()
-    model_kwargs = {"dtype": getattr(torch, settings.dtype), "use_safetensors": True}
+    model_kwargs: dict[str, Any] = {"dtype": getattr(torch, settings.dtype), "use_safetensors": True}
+    device: str | None = settings.device
+    if (places := settings.device_map) is not None:
+        model_kwargs["device_map"] = places if isinstance(places, str) else dict(places)
+        device = None
     if (folder / "modules.json").is_file():
         model = SentenceTransformer(
             str(folder),
-            device=settings.device,
+            device=device,
             local_files_only=True,
             trust_remote_code=False,
             model_kwargs=model_kwargs,
@@ -177,7 +295,7 @@ def _load(settings: EngineSettings) -> SentenceTransformer:
         # A bare transformers checkpoint: sentence-transformers by itself would pool it by the mean.
         transformer = Transformer(str(folder), model_kwargs={**model_kwargs, "local_files_only": True})
         pooling = Pooling(settings.source.limits()[0], pooling_mode="lasttoken")
-        model = SentenceTransformer(modules=[transformer, pooling], device=settings.device)
+        model = SentenceTransformer(modules=[transformer, pooling], device=device)
     width, hidden_size = model.get_embedding_dimension(), settings.source.limits()[0]
     if width != hidden_size:
         raise ValueError(f"{settings.source.location} gives vectors of {width}, not of its hidden size {hidden_size}")
@@ -190,14 +308,22 @@ _engines: weakref.WeakValueDictionary[EngineSettings, Engine] = weakref.WeakValu
 _registry_lock = threading.Lock()
 
 
-def shared_engine(source: ModelSource, *, device: str | None, dtype: str, quantization: str | None = None) -> Engine:
+def shared_engine(
+    source: ModelSource,
+    *,
+    device: str | Sequence[str] | None,
+    dtype: str,
+    quantization: str | None = None,
+    device_map: str | Mapping[str, Any] | None = None,
+) -> Engine:
     """Find the engine with these settings in this process, or make one; it goes when nobody holds it any more.
 
     Args:
         source: where the files come from, pinned.
-        device: torch's name of a device; None for CUDA, then MPS, then the CPU.
+        device: torch's name of a device, or several for a replica on each; None for CUDA, then MPS, then the CPU.
         dtype: "auto", "float32", "bfloat16" or "float16".
         quantization: "int8", or None.
+        device_map: transformers' own, for a model that is split.
 
     Returns:
         The engine, its weights loaded or not.
@@ -205,22 +331,35 @@ def shared_engine(source: ModelSource, *, device: str | None, dtype: str, quanti
     Raises:
         ValueError: torch does not know the device, or cannot use it here; quantization is asked for beside the CPU.
     """
-    resolved = resolve_device(device)
-    if quantization is not None and resolved != "cpu":
-        raise ValueError(f"quantization={quantization!r} runs on the CPU only, not on {resolved!r}")
-    settings = EngineSettings(source, resolved, resolve_dtype(dtype, resolved), quantization)
-    with _registry_lock:
-        engine = _engines.get(settings)
-        if engine is None:
-            engine = _engines[settings] = Engine(settings)
-        return engine
+    if device is None or isinstance(device, str):
+        device = [device] if device is not None else [_default_device()]
+    resolved = [resolve_device(name) for name in device]
+    for name in resolved:
+        if quantization is not None and name != "cpu":
+            raise ValueError(f"quantization={quantization!r} runs on the CPU only, not on {name!r}")
+    pairs = tuple(device_map.items()) if isinstance(device_map, Mapping) else device_map
+    seen: Counter[str] = Counter()
+    engines = []
+    for name in resolved:
+        settings = EngineSettings(source, name, resolve_dtype(dtype, name), quantization, pairs, seen[name])
+        seen[name] += 1
+        with _registry_lock:
+            engine = _engines.get(settings)
+            if engine is None:
+                engine = _engines[settings] = Engine(settings)
+        engines.append(engine)
+    return engines[0] if len(engines) == 1 else Replicas(engines)
 
 
-def resolve_device(device: str | None) -> str:
+def _default_device() -> str:
+    return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def resolve_device(device: str) -> str:
     """Give a device's full name, and make sure that it can be used.
 
     Args:
-        device: torch's name of a device; None for CUDA, then MPS, then the CPU.
+        device: torch's name of a device.
 
     Returns:
         The name, with an index where the device has one.
@@ -228,8 +367,6 @@ def resolve_device(device: str | None) -> str:
     Raises:
         ValueError: torch does not know the device, or cannot use it here.
     """
-    if device is None:
-        device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
         # A number that goes there and back is the one sure sign.
         there = torch.zeros(1, device=device)

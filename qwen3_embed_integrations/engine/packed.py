@@ -103,7 +103,8 @@ class PackedModel:
     def __init__(self, model: SentenceTransformer, *, quantized: bool = False) -> None:
         self._model = cast("Qwen3Model", model[0].auto_model)
         self._model.set_attn_implementation(ATTENTION)
-        prepare(self._model, quantized=quantized)
+        if not hasattr(self._model, "hf_device_map"):
+            prepare(self._model, quantized=quantized)
         self._prefixes: OrderedDict[bytes, KeysAndValues] = OrderedDict()
 
     @staticmethod

@@ -72,6 +72,11 @@ class Scheduler:
         self._jobs: deque[Job] = deque()
         self._busy = False
 
+    @property
+    def waiting(self) -> int:
+        """How many callers it computes for or keeps waiting."""
+        return len(self._jobs) + self._busy
+
     def run(self, job: Job, compute: Callable[[Sequence[Item]], NDArray[np.float32]]) -> NDArray[np.float32]:
         """Compute a job, together with what others want meanwhile.
 
