@@ -28,5 +28,5 @@ def test_there_is_an_example_for_each_framework():
 def test_settings_and_counts():
     settings = re.findall(r"^\| `(\w+)` \|", README, re.MULTILINE)
     assert settings == list(EncoderSettings.__dataclass_fields__)[: len(settings)]
-    assert len(settings) == 9
+    assert len(settings) == 10
     assert f"{len(INSTRUCTIONS)} named task sentences" in README
