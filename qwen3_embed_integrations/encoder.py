@@ -19,6 +19,7 @@ import numpy as np
 
 from qwen3_embed_integrations.engine.source import ModelSource, locate
 from qwen3_embed_integrations.instructions import query_prompt, resolve_instruction
+from qwen3_embed_integrations.long_text import MAX_TOKENS, OVERLAP_TOKENS, Span, split
 from qwen3_embed_integrations.matryoshka import as_integer, truncate
 from qwen3_embed_integrations.models import MIN_DIMENSIONS, find_spec
 
@@ -30,10 +31,10 @@ if TYPE_CHECKING:
 
 DEFAULT_MODEL = "Qwen/Qwen3-Embedding-0.6B"
 DTYPES = ("auto", "float32", "bfloat16", "float16")
-LONG_TEXT = ("truncate", "error")
+LONG_TEXT = ("truncate", "error", "chunk")
 QUANTIZATIONS = (None, "int8")
 
-LongText = Literal["truncate", "error"]
+LongText = Literal["truncate", "error", "chunk"]
 Quantization = Literal["int8"]
 
 
@@ -108,12 +109,13 @@ class BaseEncoder(ABC):
         self._document_prompt = "" if document_instruction is None else query_prompt(document_instruction)
 
     @abstractmethod
-    def _encode(self, texts: list[str], prompt: str, show_progress: bool) -> NDArray[np.float32]:
+    def _encode(self, texts: list[str], prompt: str, *, are_queries: bool, show_progress: bool) -> NDArray[np.float32]:
         """Embed texts that were checked already.
 
         Args:
             texts: the texts, without prompt.
             prompt: what stands before each of them, or "".
+            are_queries: whether they are queries, which are never cut into windows.
             show_progress: whether to draw a progress bar.
 
         Returns:
@@ -138,7 +140,7 @@ class BaseEncoder(ABC):
             ValueError: the instruction is unknown, or leaves no room for a text in `max_tokens`.
         """
         prompt = self._query_prompt if instruction is None else query_prompt(instruction)
-        return self._encode(as_texts(texts), prompt, show_progress)
+        return self._encode(as_texts(texts), prompt, are_queries=True, show_progress=show_progress)
 
     def encode_documents(
         self, texts: Iterable[str], *, instruction: str | None = None, show_progress: bool = False
@@ -159,7 +161,7 @@ class BaseEncoder(ABC):
             ValueError: the instruction is unknown, or leaves no room for a text in `max_tokens`.
         """
         prompt = self._document_prompt if instruction is None else query_prompt(instruction)
-        return self._encode(as_texts(texts), prompt, show_progress)
+        return self._encode(as_texts(texts), prompt, are_queries=False, show_progress=show_progress)
 
     async def aencode_queries(self, texts: Iterable[str], *, instruction: str | None = None) -> NDArray[np.float32]:
         """Embed queries in a thread, without blocking the event loop.
@@ -243,7 +245,9 @@ class Qwen3Encoder(BaseEncoder):
         document_instruction: the same for documents; None for bare documents, as the models were trained.
         max_tokens: tokens of a text to read at most, prompt and end token included; None for the model's context.
         long_text: what to do with a longer text: "truncate" reads its beginning, warns once and counts it in
-            `truncated_texts`; "error" refuses, before any work.
+            `truncated_texts`; "error" refuses, before any work; "chunk" cuts a document into overlapping windows of
+            `max_tokens`, 20,000 at most, and gives the mean of their vectors, weighted by their tokens. A query is
+            truncated then too. The instruction is never what is cut.
         device: torch's name of a device; several for a replica of the model on each, which share the work:
             `["cuda:0", "cuda:1"]`; None for CUDA, then MPS, then the CPU.
         device_map: instead of `device`, for a model that one device cannot hold: "auto", or which module goes where
@@ -370,6 +374,8 @@ class Qwen3Encoder(BaseEncoder):
         parts = [f"{name}-{self._version}", f"d{self.dimensions}", f"doc-{_short_hash(self._document_prompt)}"]
         if self.max_tokens != self._check_limits()[1]:
             parts.append(f"max{self.max_tokens}")
+        if self.settings.long_text == "chunk":
+            parts.append("chunk")
         return ".".join(parts)
 
     @property
@@ -422,7 +428,60 @@ class Qwen3Encoder(BaseEncoder):
         with self._lock:
             self._held_engine = self._held_tokenization = self._pinned = self._version = self._limits = None
 
-    def _encode(self, texts: list[str], prompt: str, show_progress: bool) -> NDArray[np.float32]:
+    def split(self, text: str, max_tokens: int = MAX_TOKENS, overlap_tokens: int = OVERLAP_TOKENS) -> list[Span]:
+        """Cut a text into windows that overlap, exact to the token; this needs the tokenizer only.
+
+        Args:
+            text: the text.
+            max_tokens: most tokens of a window, the end token included; 16 or more. The default is where quality falls
+                off: MLDR 57.15 against 72.33 on short texts.
+            overlap_tokens: tokens that a window shares with the one before it, at least; at most half of max_tokens.
+
+        Returns:
+            The windows in order, `text[span.start:span.end]` each; together they cover every character.
+
+        Raises:
+            TypeError: text is not a string.
+            ValueError: max_tokens or overlap_tokens is out of range.
+        """
+        return split(as_texts([text])[0], max_tokens, overlap_tokens, tokenization=self._tokenization())
+
+    def encode_long_document(
+        self,
+        text: str,
+        max_tokens: int = MAX_TOKENS,
+        overlap_tokens: int = OVERLAP_TOKENS,
+        *,
+        instruction: str | None = None,
+        show_progress: bool = False,
+    ) -> list[tuple[Span, NDArray[np.float32]]]:
+        """Embed all windows of one document, for stores with several vectors a document.
+
+        Args:
+            text: the document.
+            max_tokens: most tokens of a window, the end token included; 16 or more.
+            overlap_tokens: tokens that a window shares with the one before it, at least; at most half of max_tokens.
+            instruction: as for `encode_documents`; its tokens come on top of a window's.
+            show_progress: whether to draw a progress bar.
+
+        Returns:
+            Each window's place and its vector: float32 array, shape (dimensions,), unit length.
+
+        Raises:
+            TypeError: text is not a string.
+            ValueError: max_tokens or overlap_tokens is out of range, or a window and the instruction exceed the
+                encoder's own max_tokens.
+        """
+        prompt = self._document_prompt if instruction is None else query_prompt(instruction)
+        room = self.max_tokens - (len(self._tokenization().prompt(prompt)) if prompt else 0)
+        if max_tokens > room:
+            raise ValueError(f"max_tokens must be at most {room}, what the encoder reads of a text, got {max_tokens}")
+        spans = self.split(text, max_tokens, overlap_tokens)
+        pieces = [text[span.start : span.end] for span in spans]
+        vectors = self.encode_documents(pieces, instruction=instruction, show_progress=show_progress)
+        return list(zip(spans, vectors, strict=True))
+
+    def _encode(self, texts: list[str], prompt: str, *, are_queries: bool, show_progress: bool) -> NDArray[np.float32]:
         engine, tokenization = self._engine(), self._tokenization()
         max_tokens = self.max_tokens
         prompt_ids = tokenization.prompt(prompt)
@@ -433,21 +492,44 @@ class Qwen3Encoder(BaseEncoder):
             )
         token_ids = list(tokenization.encode([prompt + text for text in texts]))
         too_long = [(index, len(ids)) for index, ids in enumerate(token_ids) if len(ids) > max_tokens]
-        if too_long:
+        windows: dict[int, tuple[list[Span], list[NDArray[np.int64]]]] = {}
+        if too_long and self.settings.long_text == "chunk" and not are_queries:
+            windows = {index: self._windows(texts[index], prompt, len(prompt_ids)) for index, _ in too_long}
+        elif too_long:
             self._report(too_long, max_tokens)
             token_ids = [tokenization.cut(ids, max_tokens) for ids in token_ids]
         if not texts:
             return np.zeros((0, self.dimensions), dtype=np.float32)
-        hidden = engine.embed(
-            token_ids, prompt_ids, batch_tokens=self.settings.batch_tokens, show_progress=show_progress
-        )
+        # A text's place, or that of each of its windows.
+        owners = [index for index in range(len(texts)) for _ in (windows[index][0] if index in windows else [None])]
+        parts = [
+            ids for index, whole in enumerate(token_ids) for ids in (windows[index][1] if index in windows else [whole])
+        ]
+        hidden = engine.embed(parts, prompt_ids, batch_tokens=self.settings.batch_tokens, show_progress=show_progress)
         broken = np.flatnonzero(~np.isfinite(hidden).all(axis=1))
         if len(broken):
-            hidden[broken] = self._in_float32([token_ids[index] for index in broken], prompt_ids, broken)
+            hidden[broken] = self._in_float32(
+                [parts[index] for index in broken], prompt_ids, [owners[index] for index in broken]
+            )
+        if windows:
+            hidden = _combined(truncate(hidden, hidden.shape[1]), owners, windows)
         return truncate(hidden, self.dimensions)
 
+    def _windows(self, text: str, prompt: str, prompt_tokens: int) -> tuple[list[Span], list[NDArray[np.int64]]]:
+        """Cut a document into windows that fit into `max_tokens` with the prompt before each."""
+        tokenization, room = self._tokenization(), self.max_tokens - prompt_tokens
+        while True:
+            size = min(room, MAX_TOKENS)
+            spans = split(text, size, min(OVERLAP_TOKENS, size // 10), tokenization=tokenization)
+            ids = list(tokenization.encode([prompt + text[span.start : span.end] for span in spans]))
+            # Where the prompt's end and a window's beginning join, there may be a token more than in both.
+            over = max(map(len, ids)) - self.max_tokens
+            if over <= 0:
+                return spans, ids
+            room -= over
+
     def _in_float32(
-        self, token_ids: list[NDArray[np.int64]], prompt_ids: NDArray[np.int64], indexes: NDArray[np.int64]
+        self, token_ids: list[NDArray[np.int64]], prompt_ids: NDArray[np.int64], indexes: list[int]
     ) -> NDArray[np.float32]:
         """Compute again what overflowed, as float16 does in the 8B (QwenLM/Qwen3-Embedding issue 164)."""
         from qwen3_embed_integrations.engine.engine import shared_engine
@@ -457,10 +539,11 @@ class Qwen3Encoder(BaseEncoder):
             self._pinned_source(), device=settings.device, dtype="float32", device_map=settings.device_map
         )
         hidden = engine.embed(token_ids, prompt_ids, batch_tokens=self.settings.batch_tokens, show_progress=False)
-        broken = indexes[~np.isfinite(hidden).all(axis=1)]
+        broken = np.flatnonzero(~np.isfinite(hidden).all(axis=1))
         if len(broken):
+            index = indexes[broken[0]]
             raise FloatingPointError(
-                f"the text at index {broken[0]} has no finite vector, in float32 either: the weights are broken"
+                f"the text at index {index} has no finite vector, in float32 either: the weights are broken"
             )
         return hidden
 
@@ -552,6 +635,21 @@ class Qwen3Encoder(BaseEncoder):
         shown = {name: value for name, value in self.settings.to_dict().items() if value != default[name]}
         shown = {"model": self.settings.model, **shown}
         return f"Qwen3Encoder({', '.join(f'{name}={value!r}' for name, value in shown.items())})"
+
+
+def _combined(
+    vectors: NDArray[np.float32],
+    owners: list[int],
+    windows: Mapping[int, tuple[list[Span], list[NDArray[np.int64]]]],
+) -> NDArray[np.float32]:
+    """Give each text one vector: the mean of its windows' vectors, weighted by their tokens."""
+    texts = np.array(owners)
+    weights = np.ones(len(owners), dtype=np.float32)
+    for index, (spans, _) in windows.items():
+        weights[texts == index] = [span.tokens for span in spans]
+    sums = np.zeros((texts[-1] + 1, vectors.shape[1]), dtype=np.float32)
+    np.add.at(sums, texts, vectors * weights[:, None])
+    return sums
 
 
 def _from_settings(kind: type[Qwen3Encoder], settings: dict[str, Any]) -> Qwen3Encoder:

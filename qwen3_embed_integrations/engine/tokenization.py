@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import weakref
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,6 +21,31 @@ if TYPE_CHECKING:
 
 # Bounds the memory that the tokenizer's own result objects take.
 _TEXTS_AT_ONCE = 1024
+
+
+# Long texts are tokenized in parts of about this many characters, some at a time, for the same reason.
+_CHARACTERS_AT_ONCE = 2**16
+_PARTS_AT_ONCE = 16
+
+# Qwen's pre-tokenizer always ends a word here: after a line when the next begins with no space, before a space.
+_PART_ENDS = (re.compile(r"\n(?=\S)"), re.compile(r"[A-Za-z](?= [A-Za-z])"))
+
+
+@dataclass(frozen=True)
+class TokenSpans:
+    """Where the tokens of a text are.
+
+    Attributes:
+        ends: the position of the character after each token, shape (tokens,).
+        ends_word: whether the pre-tokenizer ends a word with the token, shape (tokens,).
+        ends_character: whether a character ends with the token, which several can share, shape (tokens,).
+        exact: whether a part of the text that begins and ends with words has the same tokens when it stands alone.
+    """
+
+    ends: NDArray[np.int64]
+    ends_word: NDArray[np.bool_]
+    ends_character: NDArray[np.bool_]
+    exact: bool
 
 
 class Tokenization:
@@ -77,6 +104,36 @@ class Tokenization:
         """Count each text's tokens, the end token included."""
         return [len(ids) for ids in self.encode(texts)]
 
+    def spans(self, text: str) -> TokenSpans:
+        """Find where a text's tokens are, the end token left out; a long text is tokenized in parts, in parallel.
+
+        Args:
+            text: any text.
+
+        Returns:
+            The tokens' places in it.
+        """
+        encodable, joined = _encodable(text), None
+        if len(encodable) != len(text):
+            # A surrogate pair takes two places in the caller's text.
+            joined = np.array([match.start() for match in _PAIRS.finditer(text)]) - np.arange(len(_PAIRS.findall(text)))
+        parts = list(_parts(encodable))
+        found: list[tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]] = []
+        for first in range(0, len(parts), _PARTS_AT_ONCE):
+            group = parts[first : first + _PARTS_AT_ONCE]
+            encodings = self._tokenizer.encode_batch([encodable[a:b] for a, b in group], add_special_tokens=False)
+            for (start, _), encoding in zip(group, encodings, strict=True):
+                places = np.array(encoding.offsets, dtype=np.int64).reshape(-1, 2) + start
+                words = np.array([-1 if word is None else word for word in encoding.word_ids], dtype=np.int64)
+                found.append((places[:, 0], places[:, 1], np.append(words[1:] != words[:-1], True)[: len(words)]))
+        starts, ends, ends_word = (np.concatenate(columns) for columns in zip(*found, strict=True))
+        ends_character = np.append(starts[1:] >= ends[:-1], True)[: len(ends)]
+        if joined is not None:
+            ends = ends + np.searchsorted(joined, ends, side="left")
+        # A byte-level tokenizer, as Qwen's is, merges within words only and drops nothing between them.
+        exact = "ByteLevel" in repr(self._tokenizer.pre_tokenizer)
+        return TokenSpans(ends, ends_word.astype(bool) & ends_character, ends_character, exact)
+
     def cut(self, ids: NDArray[np.int64], max_tokens: int) -> NDArray[np.int64]:
         """Cut a text to its first tokens; the end token stays.
 
@@ -90,6 +147,26 @@ class Tokenization:
         if len(ids) <= max_tokens:
             return ids
         return np.concatenate([ids[: max_tokens - len(self._end)], self._end])
+
+
+def _parts(text: str) -> Iterator[tuple[int, int]]:
+    """Give the bounds of parts that the pre-tokenizer would separate too."""
+    start = 0
+    while len(text) - start > _CHARACTERS_AT_ONCE:
+        least = start + _CHARACTERS_AT_ONCE
+        for pattern in _PART_ENDS:
+            if match := pattern.search(text, least, least + _CHARACTERS_AT_ONCE):
+                break
+        else:
+            match = _PART_ENDS[0].search(text, least) or _PART_ENDS[1].search(text, least)
+        if match is None:
+            break
+        yield start, match.end()
+        start = match.end()
+    yield start, len(text)
+
+
+_PAIRS = re.compile("[\ud800-\udbff][\udc00-\udfff]")
 
 
 def _encodable(text: str) -> str:
