@@ -83,7 +83,7 @@ def check(tokenizer, text, spans, max_tokens, overlap):
             assert {span.start, before.end} <= graphemes
 
 
-@settings(deadline=None, max_examples=400)
+@settings(deadline=None, max_examples=200)
 @given(TEXTS, st.integers(16, 80), st.integers(0, 20))
 def test_windows_cover_fit_overlap_and_keep_graphemes(encoder, tokenizer, text, max_tokens, overlap):
     overlap = min(overlap, max_tokens // 2)
