@@ -16,6 +16,7 @@ PROMISES = {
     "haystack_rag.py": ["Refunds:", "the same vector after a round trip through YAML: True"],
     "langchain_rag.py": ["[refunds]", "Question: when do I get my money back?"],
     "llama_index_rag.py": ["Refunds are paid within five working days"],
+    "long_documents.py": ["with difflib.get_close_matches", "with textwrap.wrap", "truncate         7    3,584"],
     "one_encoder_three_frameworks.py": ["three times the same vector of 64 floats: True"],
     "smaller_dimensions.py": ["256            1024  True"],
 }

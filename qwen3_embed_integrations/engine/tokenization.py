@@ -24,8 +24,8 @@ _TEXTS_AT_ONCE = 1024
 
 
 # Long texts are tokenized in parts of about this many characters, some at a time, for the same reason.
-_CHARACTERS_AT_ONCE = 2**16
-_PARTS_AT_ONCE = 16
+_CHARACTERS_AT_ONCE = 2**13
+_PARTS_AT_ONCE = 128
 
 # Qwen's pre-tokenizer always ends a word here: after a line when the next begins with no space, before a space.
 _PART_ENDS = (re.compile(r"\n(?=\S)"), re.compile(r"[A-Za-z](?= [A-Za-z])"))
