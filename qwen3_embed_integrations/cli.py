@@ -144,15 +144,13 @@ def _print_report(report: Report) -> None:
     from qwen3_embed_integrations.bench.chart import format_seconds
 
     machine = f"{report.machine['processor']}, {report.machine['threads']} threads"
-    title = f"{report.shape} on {machine}; on the right, how many times as fast this package is"
-    headings: list[str] = []
-    table = Table(title=title, title_justify="left")
+    table = Table(title=f"{report.shape} on {machine}", title_justify="left")
+    table.add_column()
+    ours = [name.split(", ")[1] for name in report.ratios(next(iter(report.cases)))]
+    for heading in ("batch", "time", "texts/s", "of limit", *ours):
+        table.add_column(heading, justify="right")
     for case, size in report.cases.items():
         ratios = report.ratios(case)
-        if not headings:
-            headings = ["", "batch", "time", "texts/s", "of limit", *(name.split(", ")[1] for name in ratios)]
-            for heading in headings:
-                table.add_column(heading, justify="right" if heading else "left")
         table.add_row(f"[bold]{case}[/bold]")
         for item in report.best(case):
             table.add_row(
@@ -165,6 +163,7 @@ def _print_report(report: Report) -> None:
             )
         table.add_section()
     console.print(table)
+    console.print("2.0x: this package, in the type above it, is twice as fast.", highlight=False)
     limits = ", ".join(f"{dtype} {limit / 1e9:,.0f}" for dtype, limit in report.limits.items())
     console.print(f"Matrix products alone, the limit, in GFLOP/s: {limits}", highlight=False)
     for peer, command in report.missing.items():

@@ -5,8 +5,9 @@ from __future__ import annotations
 import importlib
 import tempfile
 from abc import ABC, abstractmethod
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -304,40 +305,44 @@ def export_onnx(model: Path, folder: Path) -> Path:
     """
     done = folder / "onnx-int8"
     if not done.exists():
-        import torch
-        from onnxruntime.quantization import QuantType, quantize_dynamic
-        from transformers import AutoModel
-
-        class Embedder(torch.nn.Module):
-            def __init__(self) -> None:
-                super().__init__()
-                self.network = AutoModel.from_pretrained(model, dtype=torch.float32)
-
-            def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-                output = self.network(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
-                # Padding stands on the left, so that the last position is every text's last token.
-                return torch.nn.functional.normalize(output.last_hidden_state[:, -1], dim=-1)
-
-        ids = torch.ones(2, 16, dtype=torch.int64)
-        free = {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC}
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder) as scratch:
-            exported, quantized = Path(scratch) / "float32.onnx", Path(scratch) / "onnx-int8"
-            torch.onnx.export(
-                Embedder().eval(),
-                (ids, torch.ones_like(ids)),
-                exported,
-                dynamo=True,
-                verbose=False,
-                input_names=["input_ids", "attention_mask"],
-                dynamic_shapes=(free, free),
-            )
-            quantized.mkdir()
-            quantize_dynamic(
-                exported, quantized / "model.onnx", weight_type=QuantType.QInt8, use_external_data_format=True
-            )
-            quantized.rename(done)
+            # In a process of its own, which gives back the memory of the float32 weights and their copies.
+            with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
+                process.submit(_export_onnx, model, Path(scratch)).result()
+            (Path(scratch) / done.name).rename(done)
     return done / "model.onnx"
+
+
+def _export_onnx(model: Path, scratch: Path) -> None:
+    import torch
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+    from transformers import AutoModel
+
+    class Embedder(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.network = AutoModel.from_pretrained(model, dtype=torch.float32)
+
+        def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+            output = self.network(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
+            # Padding stands on the left, so that the last position is every text's last token.
+            return torch.nn.functional.normalize(output.last_hidden_state[:, -1], dim=-1)
+
+    ids = torch.ones(2, 16, dtype=torch.int64)
+    free = {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC}
+    exported, quantized = scratch / "float32.onnx", scratch / "onnx-int8"
+    torch.onnx.export(
+        Embedder().eval(),
+        (ids, torch.ones_like(ids)),
+        exported,
+        dynamo=True,
+        verbose=False,
+        input_names=["input_ids", "attention_mask"],
+        dynamic_shapes=(free, free),
+    )
+    quantized.mkdir()
+    quantize_dynamic(exported, quantized / "model.onnx", weight_type=QuantType.QInt8, use_external_data_format=True)
 
 
 def _bfloat16() -> dict[str, Any]:
