@@ -118,7 +118,7 @@ class LangChain(BenchEngine):
         from langchain_huggingface import HuggingFaceEmbeddings
 
         self._embeddings = HuggingFaceEmbeddings(
-            model=str(model),
+            model_name=str(model),
             model_kwargs={"device": "cpu", "model_kwargs": _bfloat16()},
             query_encode_kwargs={"prompt": prompt},
         )
