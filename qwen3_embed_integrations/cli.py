@@ -157,7 +157,7 @@ def _print_report(report: Report) -> None:
                 item.engine,
                 str(item.batch_size or ""),
                 format_seconds(item.seconds),
-                f"{size['texts'] / item.seconds:,.0f}",
+                f"{size['texts'] / item.seconds:,.1f}",
                 "" if item.of_limit is None else f"{item.of_limit:.0%}",
                 *(f"{peers[item.engine]:.1f}x" if item.engine in peers else "" for peers in ratios.values()),
             )
