@@ -15,8 +15,8 @@ from langchain_huggingface import HuggingFaceEmbeddings
 from llama_index.embeddings.huggingface import HuggingFaceEmbedding
 from transformers import AutoModel, AutoTokenizer
 
-from benchmarks.random_model import make
 from qwen3_embed_integrations import format_query
+from qwen3_embed_integrations.bench.random_model import make
 from qwen3_embed_integrations.langchain import Qwen3Embeddings
 from qwen3_embed_integrations.llama_index import Qwen3Embedding
 

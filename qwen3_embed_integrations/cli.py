@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import json
+from pathlib import Path  # noqa: TC003  # typer reads the annotations
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+
+if TYPE_CHECKING:
+    from qwen3_embed_integrations.bench.measure import Report
 
 app = typer.Typer(
     help="Qwen3-Embedding models for LangChain, LlamaIndex and Haystack.",
@@ -81,3 +86,85 @@ def models() -> None:
         shown = (spec.scores.get(benchmark) for spec in MODELS.values())
         scores.add_row(f"{benchmark} ({meaning})", *("" if score is None else f"{score:.2f}" for score in shown))
     console.print(scores)
+
+
+@app.command()
+def bench(
+    shape: Annotated[str, typer.Option(help="0.6B or 4B, with random weights, or tiny.")] = "0.6B",
+    folder: Annotated[
+        Path | None, typer.Option(help="Where the model and its ONNX export are, or go; a folder in the user's cache.")
+    ] = None,
+    peers: Annotated[
+        str, typer.Option(help="Names with commas between them; an empty string for none.")
+    ] = "langchain,llama-index,haystack,sentence-transformers,onnxruntime",
+    rounds: Annotated[int, typer.Option(min=1, help="How often every engine has its turn; medians count.")] = 5,
+    short_documents: Annotated[
+        int | None, typer.Option(min=0, help="Short documents in a case of their own; 10,000 for tiny, else none.")
+    ] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Where to write all that was measured.")] = None,
+    png_file: Annotated[Path | None, typer.Option("--png", help="Where to write a bar chart.")] = None,
+) -> None:
+    """Measure this package and its peers side by side on this machine's CPU; run nothing else meanwhile."""
+    from transformers.utils.logging import disable_progress_bar
+
+    from qwen3_embed_integrations.bench.chart import draw, require_matplotlib
+    from qwen3_embed_integrations.bench.measure import run
+    from qwen3_embed_integrations.bench.random_model import SHAPES
+
+    disable_progress_bar()  # type: ignore[no-untyped-call]  # transformers leaves it untyped
+    if shape not in SHAPES:
+        raise typer.BadParameter(f"must be one of {', '.join(SHAPES)}, got {shape!r}", param_hint="--shape")
+    if png_file is not None:
+        try:
+            require_matplotlib()
+        except ImportError as error:
+            raise typer.BadParameter(str(error), param_hint="--png") from error
+    if short_documents is None:
+        short_documents = 10_000 if shape == "tiny" else 0
+    with console.status("") as status:
+        try:
+            report = run(
+                shape,
+                folder=folder,
+                peers=[peer.strip() for peer in peers.split(",") if peer.strip()],
+                rounds=rounds,
+                short_documents=short_documents,
+                on_progress=status.update,
+            )
+        except ValueError as error:
+            raise typer.BadParameter(str(error)) from error
+    _print_report(report)
+    if json_file is not None:
+        json_file.write_text(json.dumps(report.to_dict(), indent=2) + "\n", encoding="utf-8")
+    if png_file is not None:
+        draw(report, png_file)
+
+
+def _print_report(report: Report) -> None:
+    from qwen3_embed_integrations.bench.chart import format_seconds
+
+    machine = f"{report.machine['processor']}, {report.machine['threads']} threads"
+    table = Table(title=f"{report.shape} on {machine}", title_justify="left")
+    table.add_column()
+    ours = [name.split(", ")[1] for name in report.ratios(next(iter(report.cases)))]
+    for heading in ("batch", "time", "texts/s", "of limit", *ours):
+        table.add_column(heading, justify="right")
+    for case, size in report.cases.items():
+        ratios = report.ratios(case)
+        table.add_row(f"[bold]{case}[/bold]")
+        for item in report.best(case):
+            table.add_row(
+                item.engine,
+                str(item.batch_size or ""),
+                format_seconds(item.seconds),
+                f"{size['texts'] / item.seconds:,.1f}",
+                "" if item.of_limit is None else f"{item.of_limit:.0%}",
+                *(f"{peers[item.engine]:.1f}x" if item.engine in peers else "" for peers in ratios.values()),
+            )
+        table.add_section()
+    console.print(table)
+    console.print("2.0x: this package, in the type above it, is twice as fast.", highlight=False)
+    limits = ", ".join(f"{dtype} {limit / 1e9:,.0f}" for dtype, limit in report.limits.items())
+    console.print(f"Matrix products alone, the limit, in GFLOP/s: {limits}", highlight=False)
+    for peer, command in report.missing.items():
+        console.print(f"{peer} is not installed: {escape(command)}", highlight=False)

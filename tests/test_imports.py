@@ -11,7 +11,16 @@ import pytest
 
 import qwen3_embed_integrations
 
-HEAVY = {"torch", "transformers", "sentence_transformers", "langchain_core", "llama_index", "haystack"}
+HEAVY = {
+    "torch",
+    "transformers",
+    "sentence_transformers",
+    "langchain_core",
+    "llama_index",
+    "haystack",
+    "onnxruntime",
+    "matplotlib",
+}
 CORE = {"torch", "transformers", "sentence_transformers"}
 
 
@@ -25,6 +34,7 @@ def test_the_package_imports_neither_torch_nor_a_framework():
     assert modules_after("import qwen3_embed_integrations") == set()
     assert modules_after("from qwen3_embed_integrations import *") == set()
     assert modules_after("from qwen3_embed_integrations import Qwen3Encoder; Qwen3Encoder('tiny')") == set()
+    assert modules_after("import qwen3_embed_integrations.bench.chart") == set()
 
 
 @pytest.mark.parametrize(
@@ -62,6 +72,20 @@ def test_the_extra_all_has_the_frameworks_and_nothing_heavy():
     assert by_extra["llama-index"] == {"llama-index-core"}
     assert by_extra["haystack"] == {"haystack-ai"}
     assert by_extra["all"] == {"langchain-core", "llama-index-core", "haystack-ai"}
+
+
+def test_the_extra_bench_has_what_each_peer_needs():
+    lines = requires("qwen3-embed-integrations")
+    names = {re.match(r"[\w-]+", line)[0] for line in lines if re.search(r"extra == ['\"]bench['\"]", line)}
+    assert names == {
+        "langchain-huggingface",
+        "llama-index-embeddings-huggingface",
+        "matplotlib",
+        "onnx",
+        "onnxruntime",
+        "onnxscript",
+        "sentence-transformers-haystack",
+    }
 
 
 def test_every_public_name_is_there():
