@@ -139,9 +139,9 @@ class EmbeddedOnce(BaseEncoder):
         """Count each text's tokens, the end token included."""
         return self._encoder.count_tokens(texts)
 
-    def _encode(self, texts: list[str], prompt: str, *, are_queries: bool, show_progress: bool) -> NDArray[np.float32]:
-        if are_queries:
-            return self._encoder._encode(texts, prompt, are_queries=True, show_progress=show_progress)
+    def _encode(self, texts: list[str], prompt: str, show_progress: bool) -> NDArray[np.float32]:
+        if prompt:
+            return self._encoder._encode(texts, prompt, show_progress)
         return np.stack([self._vectors[text] for text in texts])
 
 

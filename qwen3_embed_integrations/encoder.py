@@ -109,13 +109,12 @@ class BaseEncoder(ABC):
         self._document_prompt = "" if document_instruction is None else query_prompt(document_instruction)
 
     @abstractmethod
-    def _encode(self, texts: list[str], prompt: str, *, are_queries: bool, show_progress: bool) -> NDArray[np.float32]:
+    def _encode(self, texts: list[str], prompt: str, show_progress: bool) -> NDArray[np.float32]:
         """Embed texts that were checked already.
 
         Args:
             texts: the texts, without prompt.
             prompt: what stands before each of them, or "".
-            are_queries: whether they are queries, which are never cut into windows.
             show_progress: whether to draw a progress bar.
 
         Returns:
@@ -140,7 +139,7 @@ class BaseEncoder(ABC):
             ValueError: the instruction is unknown, or leaves no room for a text in `max_tokens`.
         """
         prompt = self._query_prompt if instruction is None else query_prompt(instruction)
-        return self._encode(as_texts(texts), prompt, are_queries=True, show_progress=show_progress)
+        return self._encode(as_texts(texts), prompt, show_progress)
 
     def encode_documents(
         self, texts: Iterable[str], *, instruction: str | None = None, show_progress: bool = False
@@ -161,7 +160,11 @@ class BaseEncoder(ABC):
             ValueError: the instruction is unknown, or leaves no room for a text in `max_tokens`.
         """
         prompt = self._document_prompt if instruction is None else query_prompt(instruction)
-        return self._encode(as_texts(texts), prompt, are_queries=False, show_progress=show_progress)
+        return self._encode_documents(as_texts(texts), prompt, show_progress)
+
+    def _encode_documents(self, texts: list[str], prompt: str, show_progress: bool) -> NDArray[np.float32]:
+        """Embed documents, where that differs from queries: as `_encode`."""
+        return self._encode(texts, prompt, show_progress)
 
     async def aencode_queries(self, texts: Iterable[str], *, instruction: str | None = None) -> NDArray[np.float32]:
         """Embed queries in a thread, without blocking the event loop.
@@ -481,7 +484,13 @@ class Qwen3Encoder(BaseEncoder):
         vectors = self.encode_documents(pieces, instruction=instruction, show_progress=show_progress)
         return list(zip(spans, vectors, strict=True))
 
-    def _encode(self, texts: list[str], prompt: str, *, are_queries: bool, show_progress: bool) -> NDArray[np.float32]:
+    def _encode(self, texts: list[str], prompt: str, show_progress: bool) -> NDArray[np.float32]:
+        return self._encode_all(texts, prompt, show_progress, chunk=False)
+
+    def _encode_documents(self, texts: list[str], prompt: str, show_progress: bool) -> NDArray[np.float32]:
+        return self._encode_all(texts, prompt, show_progress, chunk=self.settings.long_text == "chunk")
+
+    def _encode_all(self, texts: list[str], prompt: str, show_progress: bool, *, chunk: bool) -> NDArray[np.float32]:
         engine, tokenization = self._engine(), self._tokenization()
         max_tokens = self.max_tokens
         prompt_ids = tokenization.prompt(prompt)
@@ -493,7 +502,7 @@ class Qwen3Encoder(BaseEncoder):
         token_ids = list(tokenization.encode([prompt + text for text in texts]))
         too_long = [(index, len(ids)) for index, ids in enumerate(token_ids) if len(ids) > max_tokens]
         windows: dict[int, tuple[list[Span], list[NDArray[np.int64]]]] = {}
-        if too_long and self.settings.long_text == "chunk" and not are_queries:
+        if too_long and chunk:
             windows = {index: self._windows(texts[index], prompt, len(prompt_ids)) for index, _ in too_long}
         elif too_long:
             self._report(too_long, max_tokens)
@@ -563,7 +572,7 @@ class Qwen3Encoder(BaseEncoder):
                 f"the text at index {index} has {length} tokens and was cut to max_tokens={max_tokens}; "
                 "further cuts are counted in truncated_texts without a warning",
                 TruncationWarning,
-                stacklevel=4,
+                stacklevel=5,
             )
 
     def _check_limits(self) -> tuple[int, int]:

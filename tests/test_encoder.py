@@ -419,8 +419,8 @@ def test_a_bare_checkpoint_is_pooled_on_its_last_token(model_folder, tmp_path, r
 
 
 class Doubled(Qwen3Encoder):
-    def _encode(self, texts, prompt, **options):
-        return 2 * super()._encode(texts, prompt, **options)
+    def _encode(self, texts, prompt, show_progress):
+        return 2 * super()._encode(texts, prompt, show_progress)
 
 
 def test_pickled_copies_and_worker_processes_give_the_same_vectors(model_folder):
