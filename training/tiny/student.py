@@ -15,7 +15,6 @@ from training.tiny.instructions import format_query
 from training.tiny.tokenizer import END
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
     from pathlib import Path
 
 HIDDEN = 256
@@ -82,6 +81,34 @@ def initialise(model: Qwen3Model, tokens: Tensor) -> None:
             last.o_proj.weight[values, head * HEAD_DIM : (head + 1) * HEAD_DIM] = torch.eye(HEAD_DIM) * 8.0 / group
 
 
+def turn(model: Qwen3Model, change: Tensor) -> None:
+    """Change the basis of everything between the layers, so that embeddings come out multiplied by a matrix.
+
+    It is exact for a rotation and close for other matrices, since the constant dimension rules RMSNorm's divisor.
+
+    Args:
+        model: the student.
+        change: shape (256, 256), one on the diagonal for the constant dimension and zero beside it.
+    """
+    with torch.no_grad():
+        back = torch.linalg.inv(change)
+        content = torch.arange(HIDDEN) != CONSTANT_DIM
+        # The final norm's gains, nearly equal by then, become equal: others would belong to the old basis.
+        model.norm.weight[content] = model.norm.weight[content].mean()
+        model.embed_tokens.weight.copy_(model.embed_tokens.weight @ change)
+        for layer in model.layers:
+            reading = (
+                (layer.input_layernorm, (layer.self_attn.q_proj, layer.self_attn.k_proj, layer.self_attn.v_proj)),
+                (layer.post_attention_layernorm, (layer.mlp.gate_proj, layer.mlp.up_proj)),
+            )
+            for norm, linears in reading:
+                for linear in linears:
+                    linear.weight.copy_(linear.weight * norm.weight @ back.T)
+                norm.weight.fill_(1.0)
+            for linear in (layer.self_attn.o_proj, layer.mlp.down_proj):
+                linear.weight.copy_(change.T @ linear.weight)
+
+
 def _rotary(length: int, theta: float) -> tuple[Tensor, Tensor]:
     frequencies = theta ** (-torch.arange(0, HEAD_DIM, 2) / HEAD_DIM)
     angles = torch.outer(torch.arange(length).float(), frequencies).repeat(1, 2)
@@ -144,21 +171,17 @@ def embed(model: Qwen3Model, ids: Tensor, ends: Tensor) -> Tensor:
     return functional.rms_norm(x.float(), x.shape[-1:], model.norm.weight, model.norm.variance_epsilon)
 
 
-def save(model: Qwen3Model, tokenizer_path: Path, folder: Path, gains: Mapping[int, float]) -> None:
+def save(model: Qwen3Model, tokenizer_path: Path, folder: Path) -> None:
     """Write the model folder that sentence-transformers loads: bf16 weights, tokenizer, pooling and prompts.
 
     Args:
         model: the student.
         tokenizer_path: its tokenizer.json.
         folder: where the files go.
-        gains: factors of single output dimensions, put into the final norm.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    state = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
     half = Qwen3Model(model.config).to(torch.bfloat16)
-    for dimension, gain in gains.items():
-        state["norm.weight"][dimension] *= gain
-    half.load_state_dict(state)
+    half.load_state_dict(model.state_dict())
     half.save_pretrained(folder)
     (folder / "model.safetensors").chmod(0o644)
     if tokenizer_path != folder / "tokenizer.json":

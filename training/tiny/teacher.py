@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,9 +21,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 DIMENSIONS = 384
+MAX_TOKENS = 256
 BATCH_TOKENS = 4096
-# A compiled model is built for each length, so there are few of them.
-LENGTHS = (16, 32, 48, 64, 96, 128, 192, 256)
 SHARD = 20_000
 SAMPLE = 120_000
 
@@ -32,20 +32,27 @@ class Teacher:
 
     Args:
         folder: the unpacked model.
-        compiled: use torch.compile, worth its two minutes for more than some 50,000 texts.
+        threads: batches at a time, each on one thread, which shared cores disturb less than threads within a batch.
     """
 
-    def __init__(self, folder: Path, *, compiled: bool = False) -> None:
-        model = AutoModel.from_pretrained(folder, dtype=torch.bfloat16, attn_implementation="sdpa").eval()
+    def __init__(self, folder: Path, threads: int = 2) -> None:
+        self._model = AutoModel.from_pretrained(folder, dtype=torch.bfloat16, attn_implementation="sdpa").eval()
         self.tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
         self.tokenizer.no_padding()
-        self.tokenizer.enable_truncation(LENGTHS[-1])
-        if compiled:
-            torch._inductor.config.freezing = True
-            torch._dynamo.config.cache_size_limit = 2 * len(LENGTHS)
-        self._model = torch.compile(model, dynamic=False) if compiled else model
+        self.tokenizer.enable_truncation(MAX_TOKENS)
+        self._pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
 
     @torch.inference_mode()
+    def _embed(self, ids: Sequence[list[int]]) -> NDArray[np.float16]:
+        tokens = torch.zeros(len(ids), max(map(len, ids)), dtype=torch.long)
+        mask = torch.zeros_like(tokens)
+        for row, text in enumerate(ids):
+            tokens[row, : len(text)] = torch.tensor(text)
+            mask[row, : len(text)] = 1
+        hidden = self._model(input_ids=tokens, attention_mask=mask).last_hidden_state.float()
+        mean = (hidden * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
+        return torch.nn.functional.normalize(mean, dim=-1).half().numpy()
+
     def encode(self, texts: Sequence[str]) -> NDArray[np.float16]:
         """Embed texts, batched by length.
 
@@ -56,23 +63,17 @@ class Teacher:
             Unit vectors, float16, shape (n, 384), in the order of the texts.
         """
         ids = [encoding.ids for encoding in self.tokenizer.encode_batch(list(texts))]
-        vectors = np.zeros((len(ids), DIMENSIONS), np.float16)
-        order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
-        start = 0
+        order = sorted(range(len(ids)), key=lambda i: -len(ids[i]))
+        batches, start = [], 0
         while start < len(order):
-            length = next(size for size in LENGTHS if size >= len(ids[order[start]]))
-            rows = BATCH_TOKENS // length
-            batch = [i for i in order[start : start + rows] if len(ids[i]) <= length]
-            tokens = torch.zeros(rows, length, dtype=torch.long)
-            mask = torch.zeros(rows, length, dtype=torch.long)
-            mask[:, 0] = 1
-            for row, i in enumerate(batch):
-                tokens[row, : len(ids[i])] = torch.tensor(ids[i])
-                mask[row, : len(ids[i])] = 1
-            hidden = self._model(input_ids=tokens, attention_mask=mask).last_hidden_state.float()
-            mean = (hidden * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
-            vectors[batch] = torch.nn.functional.normalize(mean, dim=-1)[: len(batch)].half().numpy()
-            start += len(batch)
+            rows = max(1, BATCH_TOKENS // len(ids[order[start]]))
+            batches.append(order[start : start + rows])
+            start += rows
+        vectors = np.zeros((len(ids), DIMENSIONS), np.float16)
+        for batch, found in zip(
+            batches, self._pool.map(lambda batch: self._embed([ids[i] for i in batch]), batches), strict=True
+        ):
+            vectors[batch] = found
         return vectors
 
 
@@ -81,11 +82,11 @@ def label_order(count: int, pairs: NDArray[np.int64], held_out: NDArray[np.bool_
 
     Args:
         count: texts of the corpus.
-        pairs: columns query, positive, twin or -1, and code (1) or prose (0).
+        pairs: columns query, positive, twin or -1, and kind.
         held_out: which texts need no label.
 
     Returns:
-        Indices of texts: a random sample, then pairs, in which code comes twice as often as in the corpus.
+        Indices of texts: a random sample, then pairs, in which code comes early.
     """
     rng = np.random.default_rng(0)
     sample = rng.permutation(count)[:SAMPLE]
@@ -101,7 +102,7 @@ def label_order(count: int, pairs: NDArray[np.int64], held_out: NDArray[np.bool_
 def label(
     folder: Path, teacher_folder: Path, texts: Sequence[str], order: NDArray[np.int64], limit: int
 ) -> tuple[NDArray[np.float16], NDArray[np.bool_]]:
-    """Label the corpus shard by shard; after an interruption it goes on with the next shard.
+    """Label texts shard by shard, leaving out those that have a label already.
 
     Args:
         folder: the work folder; labels.npy is made in it.
@@ -113,21 +114,18 @@ def label(
     Returns:
         Unit vectors, float16, shape (n, 384), and which of them there are.
     """
-    path, progress = folder / "labels.npy", folder / "labels.done"
+    path = folder / "labels.npy"
     if not path.exists():
         np.lib.format.open_memmap(path, "w+", np.float16, (len(texts), DIMENSIONS)).flush()
     labels = np.lib.format.open_memmap(path, "r+")
-    limit = min(limit, len(order))
-    done = int(progress.read_text()) if progress.exists() else 0
-    teacher = Teacher(teacher_folder, compiled=True) if done < limit else None
-    for start in range(done, limit, SHARD):
+    labelled = np.concatenate([labels[i : i + SHARD].any(1) for i in range(0, len(labels), SHARD)])
+    missing = order[~labelled[order]][: max(0, limit - int(labelled.sum()))]
+    teacher = Teacher(teacher_folder) if len(missing) else None
+    for start in range(0, len(missing), SHARD):
         began = time.monotonic()
-        rows = order[start : min(start + SHARD, limit)]
+        rows = missing[start : start + SHARD]
         labels[rows] = teacher.encode([texts[i] for i in rows])
         labels.flush()
-        done = start + len(rows)
-        progress.write_text(str(done))
-        log.info("labelled %d of %d, %.0f texts/s", done, limit, len(rows) / (time.monotonic() - began))
-    labelled = np.zeros(len(texts), bool)
-    labelled[order[:limit]] = True
+        labelled[rows] = True
+        log.info("labelled %d, %.0f texts/s", labelled.sum(), len(rows) / (time.monotonic() - began))
     return labels, labelled
