@@ -1,4 +1,4 @@
-"""What the adapters share: the encoder's settings as pydantic fields, and taking over a given encoder."""
+"""What the adapters share: settings as pydantic fields, taking over a given encoder, and a splitter's sizes."""
 
 from __future__ import annotations
 
@@ -16,9 +16,11 @@ from qwen3_embed_integrations.encoder import (
     Quantization,
     Qwen3Encoder,
 )
+from qwen3_embed_integrations.long_text import _LEAST_TOKENS
 from qwen3_embed_integrations.matryoshka import as_integer
 
 SETTINGS = tuple(EncoderSettings.__dataclass_fields__)
+TOKENIZER_SETTINGS = ("model", "revision", "cache_folder", "local_files_only")
 
 
 def _as_path(value: Any) -> Any:
@@ -35,32 +37,23 @@ def _as_dtype(value: Any) -> str:
 
 Location = Annotated[str, BeforeValidator(_as_path)]
 Number = Annotated[int | None, BeforeValidator(_as_number)]
+Size = Annotated[int, BeforeValidator(_as_number)]
 Dtype = Annotated[str, BeforeValidator(_as_dtype)]
 
 
-class EncoderFields(BaseModel):
+class TokenizerFields(BaseModel):
     """Takes either an encoder or the settings to make one; `Qwen3Encoder` documents the settings.
 
-    The settings can't be assigned to afterwards, since the encoder is made from them once.
+    These are the settings that its tokenizer depends on. They can't be assigned to afterwards, since the encoder is
+    made from them once.
     """
 
     encoder: Any = Field(default=None, frozen=True, repr=False, description="An encoder to use, instead of settings.")
     model: Location = Field(default=DEFAULT_MODEL, frozen=True, description="Short name, hub id or folder.")
-    dimensions: Number = Field(default=None, frozen=True, description="Components of the vectors.")
-    query_instruction: str = Field(default="web_search", frozen=True, description="Name or task sentence.")
-    document_instruction: str | None = Field(default=None, frozen=True, description="Name or task sentence.")
-    max_tokens: Number = Field(default=None, frozen=True, description="Tokens of a text to read at most.")
-    long_text: LongText = Field(default="truncate", frozen=True, description="What to do with a longer text.")
-    device: str | list[str] | None = Field(default=None, frozen=True, description="One device, or one a replica.")
-    device_map: str | dict[str, Any] | None = Field(default=None, frozen=True, description="For a model that is split.")
-    dtype: Dtype = Field(default="auto", frozen=True, description="Type of the weights.")
-    quantization: Quantization | None = Field(default=None, frozen=True, description="int8 linear layers, on a CPU.")
-    batch_tokens: Number = Field(default=None, frozen=True, description="Tokens to run at once.")
     revision: str | None = Field(default=None, frozen=True, description="Branch, tag or commit on the hub.")
     cache_folder: Location | None = Field(default=None, frozen=True, description="Where the hub's files are kept.")
     local_files_only: bool = Field(default=False, frozen=True, strict=True, description="Never ask the network.")
     token: SecretStr | None = Field(default=None, frozen=True, exclude=True, description="Access token of the hub.")
-    show_progress: bool = Field(default=False, description="Whether to draw a progress bar over documents.")
 
     def __init__(self, **data: Any) -> None:
         # Before pydantic sees it: its errors show what they were given.
@@ -73,16 +66,21 @@ class EncoderFields(BaseModel):
     def _adopt_settings(cls, data: Any) -> Any:
         if not isinstance(data, dict) or data.get("encoder") is None:
             return data
-        return {**data, **adopted_settings(data["encoder"], data)}
+        return {**data, **cls._fields_of(adopted_settings(data["encoder"], data))}
 
     @model_validator(mode="after")
     def _make_encoder(self) -> Self:
         if self.encoder is None:
             token = None if self.token is None else self.token.get_secret_value()
-            encoder = Qwen3Encoder(**{name: getattr(self, name) for name in SETTINGS}, token=token)
+            settings = self._fields_of({name: getattr(self, name, None) for name in SETTINGS})
+            encoder = Qwen3Encoder(**settings, token=token)
             # Past pydantic's __setattr__, which keeps users from assigning.
-            self.__dict__.update(encoder.settings.to_dict(), encoder=encoder)
+            self.__dict__.update(self._fields_of(encoder.settings.to_dict()), encoder=encoder)
         return self
+
+    @classmethod
+    def _fields_of(cls, settings: dict[str, Any]) -> dict[str, Any]:
+        return {name: value for name, value in settings.items() if name in cls.model_fields}
 
     def model_copy(self, *, update: Any = None, deep: bool = False) -> Self:
         """Copy it; where settings are updated, the copy has an encoder made from them.
@@ -103,7 +101,7 @@ class EncoderFields(BaseModel):
             if not isinstance(self.encoder, Qwen3Encoder):
                 raise ValueError(f"{', '.join(changes)} cannot be updated: they belong to the encoder that was given")
             encoder = self.encoder.replaced(**changes)
-            copied.__dict__.update(encoder.settings.to_dict(), encoder=encoder)
+            copied.__dict__.update(self._fields_of(encoder.settings.to_dict()), encoder=encoder)
         return copied
 
     @field_serializer("encoder")
@@ -114,6 +112,22 @@ class EncoderFields(BaseModel):
     def __getstate__(self) -> dict[Any, Any]:
         state = super().__getstate__()
         return {**state, "__dict__": {**state["__dict__"], "token": None}}
+
+
+class EncoderFields(TokenizerFields):
+    """The same with all settings of a `Qwen3Encoder`."""
+
+    dimensions: Number = Field(default=None, frozen=True, description="Components of the vectors.")
+    query_instruction: str = Field(default="web_search", frozen=True, description="Name or task sentence.")
+    document_instruction: str | None = Field(default=None, frozen=True, description="Name or task sentence.")
+    max_tokens: Number = Field(default=None, frozen=True, description="Tokens of a text to read at most.")
+    long_text: LongText = Field(default="truncate", frozen=True, description="What to do with a longer text.")
+    device: str | list[str] | None = Field(default=None, frozen=True, description="One device, or one a replica.")
+    device_map: str | dict[str, Any] | None = Field(default=None, frozen=True, description="For a model that is split.")
+    dtype: Dtype = Field(default="auto", frozen=True, description="Type of the weights.")
+    quantization: Quantization | None = Field(default=None, frozen=True, description="int8 linear layers, on a CPU.")
+    batch_tokens: Number = Field(default=None, frozen=True, description="Tokens to run at once.")
+    show_progress: bool = Field(default=False, description="Whether to draw a progress bar over documents.")
 
 
 def adopted_settings(encoder: Any, given: dict[str, Any]) -> dict[str, Any]:
@@ -147,3 +161,49 @@ def adopted_settings(encoder: Any, given: dict[str, Any]) -> dict[str, Any]:
         if name in given and given[name] not in allowed:
             raise ValueError(f"{name}={given[name]!r} has no effect beside encoder=: give one or the other")
     return settings
+
+
+def splitting_encoder(encoder: Any, settings: dict[str, Any], token: str | None) -> Qwen3Encoder:
+    """Give the encoder whose tokenizer a splitter uses: the one that it was handed, or one made from settings.
+
+    Args:
+        encoder: a `Qwen3Encoder`, or None.
+        settings: those named in `TOKENIZER_SETTINGS`.
+        token: access token of the hub, for the encoder that is made.
+
+    Returns:
+        The encoder.
+
+    Raises:
+        TypeError: it is no `Qwen3Encoder`.
+        ValueError: a setting was given that would have no effect.
+    """
+    if encoder is None:
+        return Qwen3Encoder(**settings, token=token)
+    if not isinstance(encoder, Qwen3Encoder):
+        raise TypeError(
+            f"encoder must be a Qwen3Encoder, whose tokenizer counts, got {encoder!r:.80} ({type(encoder).__name__})"
+        )
+    adopted_settings(encoder, settings)
+    return encoder
+
+
+def checked_sizes(**sizes: Any) -> tuple[int, int]:
+    """Check a splitter's sizes when it is made, under the names that its framework gives them.
+
+    Args:
+        **sizes: first the most tokens of a piece, then the tokens that it shares with the one before it.
+
+    Returns:
+        The two sizes.
+
+    Raises:
+        TypeError: a size is not an integer.
+        ValueError: a size is out of range.
+    """
+    (name, size), (overlap_name, overlap) = ((name, as_integer(name, value)) for name, value in sizes.items())
+    if size < _LEAST_TOKENS:
+        raise ValueError(f"{name} must be at least {_LEAST_TOKENS}, got {size}")
+    if not 0 <= overlap <= size // 2:
+        raise ValueError(f"{overlap_name} must be between 0 and {size // 2}, half of {name}, got {overlap}")
+    return size, overlap
