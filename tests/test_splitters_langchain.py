@@ -1,0 +1,166 @@
+"""LangChain's splitter: exact places, exact sizes, and the way from a file to a hit."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+
+import pytest
+from langchain_core.documents import Document
+from langchain_core.vectorstores import InMemoryVectorStore
+from langchain_text_splitters import RecursiveCharacterTextSplitter, TextSplitter
+from pydantic import SecretStr
+from transformers import AutoTokenizer
+
+from qwen3_embed_integrations import Qwen3Encoder
+from qwen3_embed_integrations.langchain import Qwen3Embeddings, Qwen3TextSplitter
+from qwen3_embed_integrations.models import TINY_FOLDER
+from tests.long_texts import ANSWER, HANDBOOK, QUESTION, REPEATING, TEXTS, check_places, count_tokens
+
+
+@pytest.fixture
+def splitter():
+    return Qwen3TextSplitter("tiny", chunk_size=64, chunk_overlap=16, add_start_index=True)
+
+
+def places(chunks):
+    starts = [chunk.metadata["start_index"] for chunk in chunks]
+    return [(start, start + len(chunk.page_content)) for start, chunk in zip(starts, chunks, strict=True)]
+
+
+@pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS)
+def test_chunks_are_the_windows_of_the_core(splitter, text):
+    chunks = splitter.create_documents([text])
+    spans = Qwen3Encoder("tiny").split(text, 64, 16)
+    assert places(chunks) == [(span.start, span.end) for span in spans]
+    assert [chunk.page_content for chunk in chunks] == [text[span.start : span.end] for span in spans]
+    assert splitter.split_text(text) == [chunk.page_content for chunk in chunks]
+    check_places(text, places(chunks), 64, 16)
+
+
+@pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS)
+def test_beside_the_generic_splitter(splitter, text):
+    tokenizer = AutoTokenizer.from_pretrained(TINY_FOLDER)
+    generic = RecursiveCharacterTextSplitter.from_huggingface_tokenizer(
+        tokenizer, chunk_size=64, chunk_overlap=16, add_start_index=True
+    )
+    theirs, ours = generic.create_documents([text]), splitter.create_documents([text])
+    assert max(count_tokens(chunk.page_content) for chunk in ours) <= 64
+    # Theirs strip white space and count neither the end token nor what joins the parts; ours drop nothing.
+    covered = {place for start, end in places(ours) for place in range(start, end)}
+    assert len(covered) == len(text)
+    assert len(ours) <= 2 * len(theirs)
+
+
+def test_the_generic_splitter_loses_its_place_where_the_text_repeats_itself(splitter):
+    tokenizer = AutoTokenizer.from_pretrained(TINY_FOLDER)
+    generic = RecursiveCharacterTextSplitter.from_huggingface_tokenizer(
+        tokenizer, chunk_size=64, chunk_overlap=16, add_start_index=True
+    )
+    theirs = places(generic.create_documents([REPEATING]))
+    ours = places(splitter.create_documents([REPEATING]))
+    assert ours[-1][1] == len(REPEATING)
+    # It subtracts an overlap in tokens from a place in characters, and so finds too early a repetition.
+    assert theirs[-1][1] < len(REPEATING.strip())
+
+
+def test_load_split_embed_retrieve_and_show_the_place(tmp_path, splitter):
+    from langchain_core.document_loaders import BaseLoader
+
+    path = tmp_path / "handbook.txt"
+    path.write_text(HANDBOOK, encoding="utf-8")
+
+    class Loader(BaseLoader):
+        def lazy_load(self):
+            yield Document(path.read_text(encoding="utf-8"), metadata={"source": str(path)})
+
+    store = InMemoryVectorStore(Qwen3Embeddings(encoder=splitter.encoder))
+    store.add_documents(splitter.split_documents(Loader().load()))
+    (hit,) = store.as_retriever(search_kwargs={"k": 1}).invoke(QUESTION)
+    start = hit.metadata["start_index"]
+    assert hit.metadata["source"] == str(path)
+    assert path.read_text(encoding="utf-8")[start : start + len(hit.page_content)] == hit.page_content
+    assert ANSWER in hit.page_content
+
+
+async def test_transforming_documents_either_way(splitter):
+    documents = [Document(text, metadata={"name": name}) for name, text in TEXTS.items()]
+    chunks = splitter.split_documents(iter(documents))
+    assert splitter.transform_documents(documents) == chunks
+    assert await splitter.atransform_documents(documents) == chunks
+    for document in documents:
+        own = [chunk for chunk in chunks if chunk.metadata["name"] == document.metadata["name"]]
+        check_places(document.page_content, places(own), 64, 16)
+
+
+def test_metadata_are_copied_for_each_chunk():
+    splitter = Qwen3TextSplitter("tiny", chunk_size=64, chunk_overlap=0)
+    metadata = {"tags": ["a"], "start_index": "theirs"}
+    first, second, *_ = splitter.create_documents([REPEATING], [metadata])
+    first.metadata["tags"].append("b")
+    assert second.metadata == metadata == {"tags": ["a"], "start_index": "theirs"}
+    assert first.metadata == {"tags": ["a", "b"], "start_index": "theirs"}
+
+
+def test_an_empty_text_has_no_chunks_and_one_that_fits_has_one(splitter):
+    assert splitter.split_text("") == RecursiveCharacterTextSplitter().split_text("") == []
+    assert splitter.create_documents(["", " short \n"]) == [Document(" short \n", metadata={"start_index": 0})]
+    assert splitter.split_documents([]) == []
+
+
+def test_only_the_tokenizer_is_loaded_and_by_the_first_use(model_folder):
+    splitter = Qwen3TextSplitter(model_folder, chunk_size=64, chunk_overlap=16)
+    assert isinstance(splitter, TextSplitter)
+    assert splitter.encoder._held_tokenization is None
+    assert len(splitter.split_text(REPEATING)) > 1
+    assert splitter.encoder._held_engine is None
+
+
+def test_an_encoder_gives_its_tokenizer(splitter):
+    encoder = Qwen3Encoder("tiny", dimensions=64)
+    shared = Qwen3TextSplitter(encoder=encoder, chunk_size=64, chunk_overlap=16)
+    assert shared.encoder is encoder
+    assert shared.split_text(REPEATING) == splitter.split_text(REPEATING)
+    with pytest.raises(ValueError, match="model='tiny' has no effect beside encoder="):
+        Qwen3TextSplitter("tiny", encoder=Qwen3Encoder("0.6B"))
+    with pytest.raises(TypeError, match="encoder must be a Qwen3Encoder, whose tokenizer counts, got 'tiny'"):
+        Qwen3TextSplitter(encoder="tiny")
+
+
+@pytest.mark.parametrize(
+    ("sizes", "error", "message"),
+    [
+        ({"chunk_size": 15}, ValueError, "chunk_size must be at least 16, got 15"),
+        ({"chunk_size": 100}, ValueError, "chunk_overlap must be between 0 and 50, half of chunk_size, got 2000"),
+        ({"chunk_overlap": -1}, ValueError, "chunk_overlap must be between 0 and 10000"),
+        ({"chunk_size": 64.0}, TypeError, "chunk_size must be an integer, got 64.0"),
+        ({"chunk_overlap": None}, TypeError, "chunk_overlap must be an integer, got None"),
+    ],
+)
+def test_sizes_are_checked_when_it_is_made(sizes, error, message):
+    with pytest.raises(error, match=message):
+        Qwen3TextSplitter("tiny", **sizes)
+
+
+def test_wrong_input_is_named_before_any_work(splitter):
+    with pytest.raises(TypeError, match="index 1 must be a string, got None"):
+        splitter.create_documents(["fine", None])
+    with pytest.raises(TypeError, match="put it in a list"):
+        splitter.create_documents("text")
+    with pytest.raises(TypeError, match="index 0 must be a string, got 3"):
+        splitter.split_text(3)
+    with pytest.raises(ValueError, match="metadatas must be one a text, got 1 for 2 texts"):
+        splitter.create_documents(["a", "b"], [{}])
+    with pytest.raises(TypeError, match="index 1 must be a Document, got str; to split strings, use create_documents"):
+        splitter.split_documents([Document("fine"), "text"])
+    assert splitter.encoder._held_tokenization is None
+
+
+def test_copies_split_the_same_and_the_token_shows_nowhere():
+    for token in ("hf_do_not_show", SecretStr("hf_do_not_show")):
+        splitter = Qwen3TextSplitter("tiny", chunk_size=64, chunk_overlap=16, token=token)
+        assert splitter.encoder._source.token == "hf_do_not_show"
+        assert "hf_do_not_show" not in repr(splitter) + str(vars(splitter))
+        assert b"hf_do_not_show" not in pickle.dumps(splitter)
+        for again in (pickle.loads(pickle.dumps(splitter)), copy.deepcopy(splitter)):
+            assert again.split_text(REPEATING) == splitter.split_text(REPEATING)
