@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import contextmanager
 from contextvars import ContextVar
 from inspect import unwrap
@@ -9,20 +10,32 @@ from typing import TYPE_CHECKING, Any
 
 try:
     from llama_index.core.base.embeddings.base import BaseEmbedding
+    from llama_index.core.node_parser import NodeParser
+    from llama_index.core.node_parser.node_utils import build_nodes_from_splits, default_id_func
+    from llama_index.core.schema import BaseNode, Document, MetadataMode, TextNode
     from llama_index.core.storage.kvstore.types import DEFAULT_COLLECTION, BaseKVStore
+    from llama_index.core.utils import get_tqdm_iterable
 except ImportError as error:
     raise ImportError(
-        "Qwen3Embedding needs llama-index-core: pip install 'qwen3-embed-integrations[llama-index]'"
+        "the LlamaIndex adapters need llama-index-core: pip install 'qwen3-embed-integrations[llama-index]'"
     ) from error
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field, field_validator, model_validator
 
-from qwen3_embed_integrations._adapters import EncoderFields
+from qwen3_embed_integrations._adapters import (
+    EncoderFields,
+    Size,
+    TokenizerFields,
+    checked_sizes,
+    splitting_encoder,
+)
 from qwen3_embed_integrations.encoder import DEFAULT_MODEL, as_texts
+from qwen3_embed_integrations.long_text import _LEAST_TOKENS, MAX_TOKENS, OVERLAP_TOKENS
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator
+    from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 
     from qwen3_embed_integrations.encoder import Encoder
+    from qwen3_embed_integrations.long_text import Span
 
 _embedding_query: ContextVar[bool] = ContextVar("embedding_query", default=False)
 
@@ -162,6 +175,171 @@ class Qwen3Embedding(EncoderFields, BaseEmbedding):
     async def _aget_text_embeddings(self, texts: list[str]) -> list[list[float]]:
         vectors: list[list[float]] = (await self.encoder.aencode_documents(texts)).tolist()
         return vectors
+
+
+class Qwen3NodeParser(TokenizerFields, NodeParser):
+    """Cuts documents into nodes of at most so many tokens of a Qwen3-Embedding model, which overlap by so many.
+
+    A node's text is exactly `text[start_char_idx:end_char_idx]`, white space included, and together they cover every
+    character. They end at a paragraph, line, sentence or word where one is near. `chunk_size` is what the embedding
+    reads: the end token counts, and so do the metadata before the text, if `include_metadata`. Only the tokenizer is
+    loaded, not the weights. An `encoder` can be given in place of its settings.
+
+    Example:
+        >>> from llama_index.core import Document
+        >>> from qwen3_embed_integrations.llama_index import Qwen3NodeParser
+        >>> parser = Qwen3NodeParser(model="tiny", chunk_size=16, chunk_overlap=4)
+        >>> text = "Copy a directory tree. Compute a square root. Parse the command line. Read a file."
+        >>> nodes = parser.get_nodes_from_documents([Document(text=text)])
+        >>> all(text[node.start_char_idx : node.end_char_idx] == node.text for node in nodes)
+        True
+    """
+
+    model_config = ConfigDict(extra="forbid", protected_namespaces=(), arbitrary_types_allowed=True)
+
+    chunk_size: Size = Field(default=MAX_TOKENS, frozen=True, description="Most tokens of a node, 16 or more.")
+    chunk_overlap: Size = Field(
+        default=OVERLAP_TOKENS, frozen=True, description="Tokens shared with the node before, half of a node at most."
+    )
+
+    @field_validator("encoder")
+    @classmethod
+    def _check_encoder(cls, encoder: Any) -> Any:
+        return encoder if encoder is None else splitting_encoder(encoder, {}, None)
+
+    @field_validator("id_func", mode="before")
+    @classmethod
+    def _default_id_func(cls, id_func: Any) -> Any:
+        # What LlamaIndex writes for a function, which it does not read itself.
+        if not isinstance(id_func, dict):
+            return id_func
+        if id_func.get("id_func_name") != default_id_func.__name__:
+            raise ValueError("an id_func that was serialised by its name has to be passed again")
+        return default_id_func
+
+    @model_validator(mode="after")
+    def _check_sizes(self) -> Any:
+        checked_sizes(chunk_size=self.chunk_size, chunk_overlap=self.chunk_overlap)
+        return self
+
+    @classmethod
+    def class_name(cls) -> str:
+        """Give the name under which LlamaIndex serialises it."""
+        return "Qwen3NodeParser"
+
+    def get_nodes_from_documents(
+        self, documents: Sequence[Document], show_progress: bool = False, **kwargs: Any
+    ) -> list[BaseNode]:
+        """Cut documents, or nodes, into nodes.
+
+        Args:
+            documents: the documents, which stay as they are.
+            show_progress: whether LlamaIndex draws its progress bar.
+            **kwargs: as in LlamaIndex.
+
+        Returns:
+            The nodes in the order of the documents.
+
+        Raises:
+            TypeError: an item is not a document or a node with text.
+            ValueError: the metadata of a document take too much of a node.
+        """
+        return super().get_nodes_from_documents(_as_nodes(documents), show_progress, **kwargs)
+
+    async def aget_nodes_from_documents(
+        self, documents: Sequence[Document], show_progress: bool = False, **kwargs: Any
+    ) -> list[BaseNode]:
+        """Cut documents without blocking the event loop.
+
+        Args:
+            documents: the documents, which stay as they are.
+            show_progress: whether LlamaIndex draws its progress bar.
+            **kwargs: as in LlamaIndex.
+
+        Returns:
+            What `get_nodes_from_documents` returns.
+
+        Raises:
+            TypeError: an item is not a document or a node with text.
+            ValueError: the metadata of a document take too much of a node.
+        """
+        return await super().aget_nodes_from_documents(_as_nodes(documents), show_progress, **kwargs)
+
+    def _parse_nodes(self, nodes: Sequence[BaseNode], show_progress: bool = False, **kwargs: Any) -> list[BaseNode]:
+        rooms = [self._room(index, node) for index, node in enumerate(nodes)]
+        parsed: list[BaseNode] = []
+        for node, room in get_tqdm_iterable([*zip(nodes, rooms, strict=True)], show_progress, "Parsing nodes"):
+            text = node.get_content(metadata_mode=MetadataMode.NONE)
+            spans = self._spans(node, text, room)
+            pieces = build_nodes_from_splits(
+                [text[span.start : span.end] for span in spans], node, id_func=self.id_func
+            )
+            # A node that is cut again knows where its own text lies in the source that the pieces are given.
+            offset = (getattr(node, "start_char_idx", None) or 0) if node.source_node else 0
+            for piece, span in zip(pieces, spans, strict=True):
+                piece.start_char_idx, piece.end_char_idx = offset + span.start, offset + span.end
+            parsed += pieces
+        return parsed
+
+    async def _aparse_nodes(
+        self, nodes: Sequence[BaseNode], show_progress: bool = False, **kwargs: Any
+    ) -> list[BaseNode]:
+        return await asyncio.to_thread(self._parse_nodes, nodes, show_progress, **kwargs)
+
+    def _postprocess_parsed_nodes(self, nodes: list[BaseNode], parent_doc_map: dict[str, Document]) -> list[BaseNode]:
+        # LlamaIndex looks for each node in the text, and finds the wrong place where the text repeats itself.
+        pieces = [node for node in nodes if isinstance(node, TextNode)]
+        places = [(piece.start_char_idx, piece.end_char_idx) for piece in pieces]
+        nodes = super()._postprocess_parsed_nodes(nodes, parent_doc_map)
+        for piece, (start, end) in zip(pieces, places, strict=True):
+            piece.start_char_idx, piece.end_char_idx = start, end
+        return nodes
+
+    def _room(self, index: int, node: BaseNode) -> int:
+        """Count the tokens that a document's metadata leave for a node's text."""
+        room = self.chunk_size
+        if self._has_metadata(node):
+            (before, end) = self.encoder.count_tokens([_embedded(node, ""), ""])
+            room -= before - end
+        if room < _LEAST_TOKENS:
+            raise ValueError(
+                f"the metadata of the document at index {index} leave {max(room, 0)} of chunk_size={self.chunk_size} "
+                f"tokens for its text, which needs {_LEAST_TOKENS}: name what is not to be embedded in "
+                "excluded_embed_metadata_keys, or set include_metadata=False"
+            )
+        return room
+
+    def _spans(self, node: BaseNode, text: str, room: int) -> list[Span]:
+        while True:
+            spans: list[Span] = self.encoder.split(text, room, min(self.chunk_overlap, room // 2))
+            if not self._has_metadata(node):
+                return spans
+            # Where the metadata's end and a text's beginning join, there may be a token more than in both.
+            embedded = [_embedded(node, text[span.start : span.end]) for span in spans]
+            over = max(self.encoder.count_tokens(embedded)) - self.chunk_size
+            if over <= 0:
+                return spans
+            room -= over
+
+    def _has_metadata(self, node: BaseNode) -> bool:
+        return self.include_metadata and bool(node.get_metadata_str(mode=MetadataMode.EMBED).strip())
+
+
+def _as_nodes(documents: Iterable[Any]) -> list[Any]:
+    documents = list(documents)
+    for index, document in enumerate(documents):
+        if not isinstance(document, (Document, TextNode)):
+            raise TypeError(
+                f"the item at index {index} must be a Document or a TextNode, got {type(document).__name__}"
+            )
+    return documents
+
+
+def _embedded(node: Any, text: str) -> str:
+    """Write a text with a node's metadata as LlamaIndex does before it embeds."""
+    metadata = node.get_metadata_str(mode=MetadataMode.EMBED).strip()
+    written: str = node.text_template.format(content=text, metadata_str=metadata).strip()
+    return written
 
 
 # The base class's methods without its tracing, which LlamaIndex puts around the methods above already.
