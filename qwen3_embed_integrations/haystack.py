@@ -1,26 +1,35 @@
 """Qwen3-Embedding for Haystack."""
 
-from __future__ import annotations
-
+# Without postponed annotations: older releases of Haystack compare the types of a run's inputs as they stand.
 from contextlib import suppress
+from copy import deepcopy
 from dataclasses import replace
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 try:
-    from haystack import Document, component, default_from_dict, default_to_dict
+    from haystack import Document, component, default_from_dict, default_to_dict, logging
     from haystack.utils import ComponentDevice, Secret, deserialize_secrets_inplace
     from haystack.utils.auth import SecretType
 except ImportError as error:
     raise ImportError(
-        "the Haystack embedders need haystack-ai: pip install 'qwen3-embed-integrations[haystack]'"
+        "the Haystack components need haystack-ai: pip install 'qwen3-embed-integrations[haystack]'"
     ) from error
 
-from qwen3_embed_integrations._adapters import adopted_settings
+from qwen3_embed_integrations._adapters import (
+    TOKENIZER_SETTINGS,
+    adopted_settings,
+    checked_sizes,
+    splitting_encoder,
+)
 from qwen3_embed_integrations.encoder import DEFAULT_MODEL, Encoder, LongText, Quantization, Qwen3Encoder
+from qwen3_embed_integrations.long_text import MAX_TOKENS, OVERLAP_TOKENS
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+
+    from qwen3_embed_integrations.long_text import Span
 
 with suppress(ImportError):
     # Haystack 3 loads only components of trusted modules from YAML; whoever imports this one trusts it.
@@ -28,11 +37,68 @@ with suppress(ImportError):
 
     allow_deserialization_module(__name__)
 
+logger = logging.getLogger(__name__)
+
 _TOKEN = Secret.from_env_var(["HF_API_TOKEN", "HF_TOKEN"], strict=False)
 
 
-class _Embedder:
-    """What the two embedders share: their settings, the encoder made from them, and how both are serialised."""
+class _Component:
+    """What all of them share: an encoder, a token, and how both are serialised."""
+
+    encoder: Encoder
+    token: Secret | None
+
+    def close(self) -> None:
+        """Let go of the model; a later run loads it again."""
+        if isinstance(self.encoder, Qwen3Encoder):
+            self.encoder.close()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Serialize the component.
+
+        Returns:
+            The class and the parameters that make an equal component.
+
+        Raises:
+            ValueError: its encoder is not a `Qwen3Encoder`, or its token is no environment variable.
+        """
+        return default_to_dict(self, **self._init_parameters())
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> Any:
+        """Make a component from its serialized form.
+
+        Args:
+            data: what `to_dict` gave.
+
+        Returns:
+            The component.
+        """
+        parameters = dict(data["init_parameters"])
+        if isinstance(parameters.get("token"), dict):
+            deserialize_secrets_inplace(parameters, keys=["token"])
+        device = parameters.get("device")
+        if isinstance(device, list):
+            parameters["device"] = [ComponentDevice.from_dict(one) for one in device]
+        elif isinstance(device, dict):
+            parameters["device"] = ComponentDevice.from_dict(device)
+        return default_from_dict(cls, {**data, "init_parameters": parameters})
+
+    def _init_parameters(self) -> dict[str, Any]:
+        if not isinstance(self.encoder, Qwen3Encoder):
+            raise ValueError(
+                f"only the settings of a Qwen3Encoder can be serialized, not those of a {type(self.encoder).__name__}"
+            )
+        return {**self.encoder.settings.to_dict(), "token": None if self.token is None else self.token.to_dict()}
+
+    def __getstate__(self) -> dict[str, Any]:
+        # As in YAML, only a token that an environment variable holds leaves the process.
+        portable = self.token is None or self.token.type == SecretType.ENV_VAR
+        return {**self.__dict__, "token": self.token if portable else None}
+
+
+class _Embedder(_Component):
+    """What the two embedders share: their settings, and the encoder made from them."""
 
     def __init__(
         self,
@@ -85,9 +151,7 @@ class _Embedder:
             if not isinstance(one, ComponentDevice):
                 raise TypeError(f"device must be a ComponentDevice, got {one!r}: ComponentDevice.from_str makes one")
         names = [one.to_torch_str() for one in devices]
-        if not isinstance(token, Secret | None):
-            raise TypeError(f"token must be a Secret, got a {type(token).__name__}: Secret.from_env_var makes one")
-        self.token = token
+        self.token = _checked_token(token)
         self.progress_bar = progress_bar
         settings: dict[str, Any] = {
             "model": model,
@@ -116,62 +180,16 @@ class _Embedder:
         if isinstance(self.encoder, Qwen3Encoder):
             self.encoder.warm_up()
 
-    def close(self) -> None:
-        """Let go of the model; a later run loads it again."""
-        if isinstance(self.encoder, Qwen3Encoder):
-            self.encoder.close()
-
-    def to_dict(self) -> dict[str, Any]:
-        """Serialize the component.
-
-        Returns:
-            The class and the parameters that make an equal component.
-
-        Raises:
-            ValueError: its encoder is not a `Qwen3Encoder`, or its token is no environment variable.
-        """
-        return default_to_dict(self, **self._init_parameters())
-
-    @classmethod
-    def from_dict(cls, data: dict[str, Any]) -> Any:
-        """Make a component from its serialized form.
-
-        Args:
-            data: what `to_dict` gave.
-
-        Returns:
-            The component.
-        """
-        parameters = dict(data["init_parameters"])
-        if isinstance(parameters.get("token"), dict):
-            deserialize_secrets_inplace(parameters, keys=["token"])
-        device = parameters.get("device")
-        if isinstance(device, list):
-            parameters["device"] = [ComponentDevice.from_dict(one) for one in device]
-        elif isinstance(device, dict):
-            parameters["device"] = ComponentDevice.from_dict(device)
-        return default_from_dict(cls, {**data, "init_parameters": parameters})
-
     def _init_parameters(self) -> dict[str, Any]:
-        if not isinstance(self.encoder, Qwen3Encoder):
-            raise ValueError(
-                f"only the settings of a Qwen3Encoder can be serialized, not those of a {type(self.encoder).__name__}"
-            )
-        settings = self.encoder.settings.to_dict()
-        device = settings["device"]
+        parameters = _Component._init_parameters(self)
+        device = parameters["device"]
         several = isinstance(device, list)
         devices = [ComponentDevice.from_str(name).to_dict() for name in (device if several else [device]) if name]
         return {
-            **settings,
+            **parameters,
             "device": devices if several else devices[0] if devices else None,
-            "token": None if self.token is None else self.token.to_dict(),
             "progress_bar": self.progress_bar,
         }
-
-    def __getstate__(self) -> dict[str, Any]:
-        # As in YAML, only a token that an environment variable holds leaves the process.
-        portable = self.token is None or self.token.type == SecretType.ENV_VAR
-        return {**self.__dict__, "token": self.token if portable else None}
 
 
 @component
@@ -296,23 +314,161 @@ class Qwen3DocumentEmbedder(_Embedder):
         }
 
     def _texts(self, documents: list[Document]) -> list[str]:
-        if not isinstance(documents, list):
-            raise TypeError(
-                f"Qwen3DocumentEmbedder expects a list of Documents, got {type(documents).__name__}; "
-                "to embed a string, use Qwen3TextEmbedder"
-            )
-        for index, document in enumerate(documents):
-            if not isinstance(document, Document):
-                raise TypeError(
-                    f"the item at index {index} must be a Document, got {type(document).__name__}; "
-                    "to embed a string, use Qwen3TextEmbedder"
-                )
+        _check_documents(documents, "Qwen3DocumentEmbedder", "to embed a string, use Qwen3TextEmbedder")
         return [self._text(document) for document in documents]
 
     def _text(self, document: Document) -> str:
         values = (document.meta.get(name) for name in self.meta_fields_to_embed)
         parts = [str(value) for value in values if value is not None]
         return self.embedding_separator.join([*parts, document.content or ""])
+
+
+@component
+class Qwen3DocumentSplitter(_Component):
+    """Cuts documents into pieces of at most so many tokens of a Qwen3-Embedding model, which overlap by so many.
+
+    A piece is exactly `content[start:end]` of its document, white space included, and together they cover every
+    character. They end at a paragraph, line, sentence or word where one is near. Their meta are what Haystack's
+    `DocumentSplitter` writes. Only the tokenizer is loaded, not the weights. What an embedder puts before a piece (an
+    instruction, `meta_fields_to_embed`) comes on top of its tokens.
+
+    Example:
+        >>> from haystack import Document
+        >>> from qwen3_embed_integrations.haystack import Qwen3DocumentSplitter
+        >>> splitter = Qwen3DocumentSplitter("tiny", split_length=16, split_overlap=4)
+        >>> text = "Copy a directory tree. Compute a square root. Parse the command line. Read a file."
+        >>> pieces = splitter.run([Document(content=text)])["documents"]
+        >>> all(text.startswith(piece.content, piece.meta["split_idx_start"]) for piece in pieces)
+        True
+    """
+
+    encoder: Qwen3Encoder
+
+    def __init__(
+        self,
+        model: str = DEFAULT_MODEL,
+        *,
+        encoder: Qwen3Encoder | None = None,
+        split_length: int = MAX_TOKENS,
+        split_overlap: int = OVERLAP_TOKENS,
+        skip_empty_documents: bool = True,
+        revision: str | None = None,
+        cache_folder: str | None = None,
+        local_files_only: bool = False,
+        token: Secret | None = _TOKEN,
+    ) -> None:
+        """Store the settings; nothing is loaded before the first use.
+
+        Args:
+            model: "tiny", "0.6B", "4B" or "8B"; a hub id; or a folder with a model's files.
+            encoder: an encoder whose tokenizer to use, instead of the settings that make one.
+            split_length: most tokens of a piece, the end token included; 16 or more.
+            split_overlap: tokens that a piece shares with the one before it, at least; at most half of split_length.
+            skip_empty_documents: whether to leave out documents with empty content.
+            revision: branch, tag or commit on the hub.
+            cache_folder: where the hub's files are kept.
+            local_files_only: never ask the network.
+            token: access token of the hub for private models.
+
+        Raises:
+            TypeError: a setting has the wrong type, or encoder is no `Qwen3Encoder`.
+            ValueError: a setting is out of range or has no effect beside encoder.
+        """
+        self.split_length, self.split_overlap = checked_sizes(split_length=split_length, split_overlap=split_overlap)
+        self.skip_empty_documents = skip_empty_documents
+        self.token = _checked_token(token)
+        settings: dict[str, Any] = {
+            "model": model,
+            "revision": revision,
+            "cache_folder": cache_folder,
+            "local_files_only": local_files_only,
+        }
+        self.encoder = splitting_encoder(encoder, settings, None if token is None else token.resolve_value())
+
+    def warm_up(self) -> None:
+        """Load the tokenizer now, instead of in the first run."""
+        self.encoder.count_tokens([])
+
+    @component.output_types(documents=list[Document])
+    def run(self, documents: list[Document]) -> dict[str, Any]:
+        """Cut documents into pieces.
+
+        Args:
+            documents: the documents, which stay as they are.
+
+        Returns:
+            `documents`: the pieces, in the order of the documents, with a copy of their meta and
+            `source_id`, the document's id; `split_id`, which piece it is; `split_idx_start`, at which character it
+            begins; `page_number`, counted by form feeds; and, unless split_overlap is 0, `_split_overlap`, what it
+            shares with the pieces before and after.
+
+        Raises:
+            TypeError: documents is not a list of documents.
+            ValueError: a document has no content.
+        """
+        _check_documents(documents, "Qwen3DocumentSplitter", "to split a string, put it in a Document")
+        for index, document in enumerate(documents):
+            if document.content is None:
+                raise ValueError(f"the document at index {index} (ID {document.id}) has no content to split")
+        return {"documents": [piece for document in documents for piece in self._pieces(document)]}
+
+    def _pieces(self, document: Document) -> list[Document]:
+        text = document.content or ""
+        if not text and self.skip_empty_documents:
+            logger.warning("Document ID {doc_id} has an empty content. Skipping this document.", doc_id=document.id)
+            return []
+        spans = self.encoder.split(text, self.split_length, self.split_overlap)
+        pieces: list[Document] = []
+        page, counted = 1, 0
+        for index, span in enumerate(spans):
+            page, counted = page + text.count("\f", counted, span.start), span.start
+            content = text[span.start : span.end]
+            meta = {
+                **deepcopy(document.meta),
+                "source_id": document.id,
+                # A piece is on the page of its first character that is no page break.
+                "page_number": page + (len(content) - len(content.lstrip("\f")) if content.strip("\f") else 0),
+                "split_id": index,
+                "split_idx_start": span.start,
+            }
+            pieces.append(Document(content=content, meta=meta))
+        if self.split_overlap:
+            _tell_overlaps(pieces, spans)
+        return pieces
+
+    def _init_parameters(self) -> dict[str, Any]:
+        parameters = _Component._init_parameters(self)
+        return {
+            **{name: parameters[name] for name in (*TOKENIZER_SETTINGS, "token")},
+            "split_length": self.split_length,
+            "split_overlap": self.split_overlap,
+            "skip_empty_documents": self.skip_empty_documents,
+        }
+
+
+def _tell_overlaps(pieces: list[Document], spans: "list[Span]") -> None:
+    """Write in each piece's meta what it shares with its neighbours, after their ids were made, as Haystack does."""
+    for piece in pieces:
+        piece.meta["_split_overlap"] = []
+    for (before, piece), (span_before, span) in zip(pairwise(pieces), pairwise(spans), strict=True):
+        start, end = span.start - span_before.start, span_before.end - span_before.start
+        if start < end:
+            piece.meta["_split_overlap"].append({"doc_id": before.id, "range": (start, end)})
+            before.meta["_split_overlap"].append({"doc_id": piece.id, "range": (0, end - start)})
+
+
+def _checked_token(token: Any) -> Secret | None:
+    if not isinstance(token, Secret | None):
+        raise TypeError(f"token must be a Secret, got a {type(token).__name__}: Secret.from_env_var makes one")
+    return token
+
+
+def _check_documents(documents: Any, name: str, advice: str) -> None:
+    if not isinstance(documents, list):
+        raise TypeError(f"{name} expects a list of Documents, got {type(documents).__name__}; {advice}")
+    for index, document in enumerate(documents):
+        if not isinstance(document, Document):
+            raise TypeError(f"the item at index {index} must be a Document, got {type(document).__name__}; {advice}")
 
 
 def _as_text(text: Any) -> str:
@@ -324,7 +480,7 @@ def _as_text(text: Any) -> str:
     return text
 
 
-def _with_embeddings(documents: list[Document], vectors: NDArray[np.float32]) -> list[Document]:
+def _with_embeddings(documents: list[Document], vectors: "NDArray[np.float32]") -> list[Document]:
     return [
         replace(document, meta=dict(document.meta), embedding=vector.tolist())
         for document, vector in zip(documents, vectors, strict=True)
