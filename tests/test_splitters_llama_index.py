@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import json
 import pickle
+import re
 from itertools import pairwise
 
 import pytest
 from llama_index.core import Document, SimpleDirectoryReader, VectorStoreIndex
 from llama_index.core.callbacks import CallbackManager, CBEventType, EventPayload, LlamaDebugHandler
 from llama_index.core.ingestion import IngestionPipeline
-from llama_index.core.node_parser import NodeParser, TokenTextSplitter
+from llama_index.core.node_parser import NodeParser, SentenceSplitter
 from llama_index.core.schema import ImageDocument, ImageNode, MetadataMode, NodeRelationship, TextNode
 from pydantic import ValidationError
+from transformers import AutoTokenizer
 
 from qwen3_embed_integrations import Qwen3Encoder
 from qwen3_embed_integrations.llama_index import Qwen3Embedding, Qwen3NodeParser
+from qwen3_embed_integrations.models import TINY_FOLDER
 from tests.long_texts import ANSWER, HANDBOOK, QUESTION, REPEATING, TEXTS, check_places, count_tokens
 
 SIZES = {"chunk_size": 64, "chunk_overlap": 16}
@@ -24,6 +27,13 @@ SIZES = {"chunk_size": 64, "chunk_overlap": 16}
 @pytest.fixture
 def parser():
     return Qwen3NodeParser(model="tiny", **SIZES)
+
+
+def generic_splitter():
+    # NLTK's sentences, its default, need a download in older releases.
+    sentences = re.compile(r"[^.]+\.?\s*|\.").findall
+    tokenize = AutoTokenizer.from_pretrained(TINY_FOLDER).tokenize
+    return SentenceSplitter(**SIZES, tokenizer=tokenize, chunking_tokenizer_fn=sentences)
 
 
 def places(nodes):
@@ -40,10 +50,7 @@ def test_nodes_are_the_windows_of_the_core(parser, text):
 
 @pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS)
 def test_beside_the_generic_splitter(parser, text):
-    def tokenize(piece):
-        return list(range(count_tokens(piece) - 1))
-
-    generic = TokenTextSplitter(**SIZES, tokenizer=tokenize)
+    generic = generic_splitter()
     theirs = generic.get_nodes_from_documents([Document(text=text)])
     ours = parser.get_nodes_from_documents([Document(text=text)])
     assert max(count_tokens(node.text) for node in ours) <= 64
@@ -53,7 +60,7 @@ def test_beside_the_generic_splitter(parser, text):
 
 
 def test_the_generic_splitter_loses_its_place_where_the_text_repeats_itself(parser):
-    generic = TokenTextSplitter(**SIZES, tokenizer=str.split)
+    generic = generic_splitter()
     theirs = places(generic.get_nodes_from_documents([Document(text=REPEATING)]))
     ours = places(parser.get_nodes_from_documents([Document(text=REPEATING)]))
     assert ours[-1][1] == len(REPEATING)
