@@ -16,7 +16,7 @@ from qwen3_embed_integrations.encoder import (
     Quantization,
     Qwen3Encoder,
 )
-from qwen3_embed_integrations.long_text import _LEAST_TOKENS
+from qwen3_embed_integrations.long_text import LEAST_TOKENS
 from qwen3_embed_integrations.matryoshka import as_integer
 
 SETTINGS = tuple(EncoderSettings.__dataclass_fields__)
@@ -202,8 +202,8 @@ def checked_sizes(**sizes: Any) -> tuple[int, int]:
         ValueError: a size is out of range.
     """
     (name, size), (overlap_name, overlap) = ((name, as_integer(name, value)) for name, value in sizes.items())
-    if size < _LEAST_TOKENS:
-        raise ValueError(f"{name} must be at least {_LEAST_TOKENS}, got {size}")
+    if size < LEAST_TOKENS:
+        raise ValueError(f"{name} must be at least {LEAST_TOKENS}, got {size}")
     if not 0 <= overlap <= size // 2:
         raise ValueError(f"{overlap_name} must be between 0 and {size // 2}, half of {name}, got {overlap}")
     return size, overlap

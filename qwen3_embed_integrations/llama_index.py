@@ -29,7 +29,7 @@ from qwen3_embed_integrations._adapters import (
     splitting_encoder,
 )
 from qwen3_embed_integrations.encoder import DEFAULT_MODEL, as_texts
-from qwen3_embed_integrations.long_text import _LEAST_TOKENS, MAX_TOKENS, OVERLAP_TOKENS
+from qwen3_embed_integrations.long_text import LEAST_TOKENS, MAX_TOKENS, OVERLAP_TOKENS
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
@@ -301,10 +301,10 @@ class Qwen3NodeParser(TokenizerFields, NodeParser):
         if self._has_metadata(node):
             (before, end) = self.encoder.count_tokens([_embedded(node, ""), ""])
             room -= before - end
-        if room < _LEAST_TOKENS:
+        if room < LEAST_TOKENS:
             raise ValueError(
                 f"the metadata of the document at index {index} leave {max(room, 0)} of chunk_size={self.chunk_size} "
-                f"tokens for its text, which needs {_LEAST_TOKENS}: name what is not to be embedded in "
+                f"tokens for its text, which needs {LEAST_TOKENS}: name what is not to be embedded in "
                 "excluded_embed_metadata_keys, or set include_metadata=False"
             )
         return room

@@ -26,7 +26,7 @@ OVERLAP_TOKENS = 2_000
 _NEAR = 8
 
 # Room for the longest code point's tokens after NFC, and for the end token.
-_LEAST_TOKENS = 16
+LEAST_TOKENS = 16
 
 # From the best place to cut to the worst; the end of the match is the place.
 _PLACES = (
@@ -79,8 +79,8 @@ def split(
         ValueError: max_tokens or overlap_tokens is out of range.
     """
     max_tokens, overlap_tokens = as_integer("max_tokens", max_tokens), as_integer("overlap_tokens", overlap_tokens)
-    if max_tokens < _LEAST_TOKENS:
-        raise ValueError(f"max_tokens must be at least {_LEAST_TOKENS}, got {max_tokens}")
+    if max_tokens < LEAST_TOKENS:
+        raise ValueError(f"max_tokens must be at least {LEAST_TOKENS}, got {max_tokens}")
     if not 0 <= overlap_tokens <= max_tokens // 2:
         raise ValueError(
             f"overlap_tokens must be between 0 and {max_tokens // 2}, half of a window, got {overlap_tokens}"
