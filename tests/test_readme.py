@@ -22,7 +22,7 @@ def test_code_runs(block, capsys):
 
 
 def test_there_is_an_example_for_each_framework():
-    assert len(BLOCKS) == 6
+    assert len(BLOCKS) == 7
 
 
 def test_settings_and_counts():

@@ -236,9 +236,9 @@ class Replicas(Engine):
                 except IndexError:
                     return  # another thread took the last one meanwhile
                 own = [items[position] for position in group]
-                for position, row in zip(group, engine.run(own, [[*range(len(own))]], budget, id), strict=True):
+                found = engine.run(own, [[*range(len(own))]], budget, lambda _, group=group: report(group))
+                for position, row in zip(group, found, strict=True):
                     rows[position] = row
-                report(group)
 
         with ThreadPoolExecutor(len(engines)) as pool:
             try:
