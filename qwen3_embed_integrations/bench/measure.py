@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 SENTENCE = "retrieval of passages with embeddings from a large language model running on small machines in production"
 INSTALL = "pip install 'qwen3-embed-integrations[bench]'"
 
-# Short calls are repeated within a turn for this long: the first ones pay for what the engine before left in the caches.
+# Short calls are repeated for this long: the first ones pay for what the engine before left in the caches.
 _TURN_SECONDS = 1.0
 _LIMIT_ROWS = 1024
 _PACKAGES = (
