@@ -119,6 +119,9 @@ def bench(
             require_matplotlib()
         except ImportError as error:
             raise typer.BadParameter(str(error), param_hint="--png") from error
+    for option, file in (("--json", json_file), ("--png", png_file)):
+        if file is not None and not file.resolve().parent.is_dir():
+            raise typer.BadParameter(f"there is no folder {file.resolve().parent}", param_hint=option)
     if short_documents is None:
         short_documents = 10_000 if shape == "tiny" else 0
     with console.status("") as status:

@@ -19,7 +19,7 @@ import numpy as np
 
 from qwen3_embed_integrations.engine.source import ModelSource, locate
 from qwen3_embed_integrations.instructions import query_prompt, resolve_instruction
-from qwen3_embed_integrations.long_text import MAX_TOKENS, OVERLAP_TOKENS, Span, split
+from qwen3_embed_integrations.long_text import LEAST_TOKENS, MAX_TOKENS, OVERLAP_TOKENS, Span, split
 from qwen3_embed_integrations.matryoshka import as_integer, truncate
 from qwen3_embed_integrations.models import MIN_DIMENSIONS, find_spec
 
@@ -254,7 +254,7 @@ class Qwen3Encoder(BaseEncoder):
         device: torch's name of a device; several for a replica of the model on each, which share the work:
             `["cuda:0", "cuda:1"]`; None for CUDA, then MPS, then the CPU.
         device_map: instead of `device`, for a model that one device cannot hold: "auto", or which module goes where
-            (transformers' `device_map`, which needs accelerate).
+            (transformers' `device_map`; needs accelerate, and sentence-transformers 6.2 where the model is split).
         dtype: type of the weights: "auto" is bfloat16 where the hardware computes with it and float32 elsewhere;
             "float32", "bfloat16", "float16". Vectors are float32 whatever it is.
         quantization: "int8" runs the linear layers in 8-bit integers, on a CPU: weights scaled per channel,
@@ -318,7 +318,7 @@ class Qwen3Encoder(BaseEncoder):
             max_tokens=_optional_integer("max_tokens", max_tokens),
             long_text=long_text,
             device=_checked_device(device),
-            device_map=device_map if device_map is None or isinstance(device_map, str) else dict(device_map),
+            device_map=_checked_device_map(device_map),
             dtype=str(dtype).removeprefix("torch."),
             quantization=quantization,
             batch_tokens=_optional_integer("batch_tokens", batch_tokens),
@@ -447,7 +447,8 @@ class Qwen3Encoder(BaseEncoder):
             TypeError: text is not a string.
             ValueError: max_tokens or overlap_tokens is out of range.
         """
-        return split(as_texts([text])[0], max_tokens, overlap_tokens, tokenization=self._tokenization())
+        [text] = as_texts([text])
+        return split(text, max_tokens, overlap_tokens, tokenization=self._tokenization())
 
     def encode_long_document(
         self,
@@ -475,14 +476,15 @@ class Qwen3Encoder(BaseEncoder):
             ValueError: max_tokens or overlap_tokens is out of range, or a window and the instruction exceed the
                 encoder's own max_tokens.
         """
+        [text] = as_texts([text])
         prompt = self._document_prompt if instruction is None else query_prompt(instruction)
-        room = self.max_tokens - (len(self._tokenization().prompt(prompt)) if prompt else 0)
-        if max_tokens > room:
+        prompt_ids = self._tokenization().prompt(prompt)
+        room = self.max_tokens - len(prompt_ids)
+        if as_integer("max_tokens", max_tokens) > room:
             raise ValueError(f"max_tokens must be at most {room}, what the encoder reads of a text, got {max_tokens}")
-        spans = self.split(text, max_tokens, overlap_tokens)
-        pieces = [text[span.start : span.end] for span in spans]
-        vectors = self.encode_documents(pieces, instruction=instruction, show_progress=show_progress)
-        return list(zip(spans, vectors, strict=True))
+        spans, ids = self._windows(text, prompt, max_tokens, overlap_tokens)
+        hidden = self._hidden(ids, prompt_ids, [0] * len(ids), show_progress)
+        return list(zip(spans, truncate(hidden, self.dimensions), strict=True))
 
     def _encode(self, texts: list[str], prompt: str, show_progress: bool) -> NDArray[np.float32]:
         return self._encode_all(texts, prompt, show_progress, chunk=False)
@@ -491,8 +493,9 @@ class Qwen3Encoder(BaseEncoder):
         return self._encode_all(texts, prompt, show_progress, chunk=self.settings.long_text == "chunk")
 
     def _encode_all(self, texts: list[str], prompt: str, show_progress: bool, *, chunk: bool) -> NDArray[np.float32]:
-        engine, tokenization = self._engine(), self._tokenization()
-        max_tokens = self.max_tokens
+        # First, so that a device that is not there costs no work.
+        self._engine()
+        tokenization, max_tokens = self._tokenization(), self.max_tokens
         prompt_ids = tokenization.prompt(prompt)
         needed = len(prompt_ids) + tokenization.end_tokens
         if needed >= max_tokens:
@@ -503,39 +506,62 @@ class Qwen3Encoder(BaseEncoder):
         too_long = [(index, len(ids)) for index, ids in enumerate(token_ids) if len(ids) > max_tokens]
         windows: dict[int, tuple[list[Span], list[NDArray[np.int64]]]] = {}
         if too_long and chunk:
-            windows = {index: self._windows(texts[index], prompt, len(prompt_ids)) for index, _ in too_long}
+            size = min(max_tokens - len(prompt_ids), MAX_TOKENS)
+            if size < LEAST_TOKENS:
+                raise ValueError(
+                    f"max_tokens={max_tokens} leaves no room for windows: the instruction takes {len(prompt_ids)}, and "
+                    f"a window {LEAST_TOKENS} at least"
+                )
+            overlap = min(OVERLAP_TOKENS, size // 10)
+            windows = {index: self._windows(texts[index], prompt, size, overlap) for index, _ in too_long}
         elif too_long:
             self._report(too_long, max_tokens)
             token_ids = [tokenization.cut(ids, max_tokens) for ids in token_ids]
         if not texts:
             return np.zeros((0, self.dimensions), dtype=np.float32)
-        # A text's place, or that of each of its windows.
-        owners = [index for index in range(len(texts)) for _ in (windows[index][0] if index in windows else [None])]
-        parts = [
-            ids for index, whole in enumerate(token_ids) for ids in (windows[index][1] if index in windows else [whole])
-        ]
-        hidden = engine.embed(parts, prompt_ids, batch_tokens=self.settings.batch_tokens, show_progress=show_progress)
-        broken = np.flatnonzero(~np.isfinite(hidden).all(axis=1))
-        if len(broken):
-            hidden[broken] = self._in_float32(
-                [parts[index] for index in broken], prompt_ids, [owners[index] for index in broken]
-            )
+        parts: list[NDArray[np.int64]] = []
+        owners: list[int] = []
+        for index, whole in enumerate(token_ids):
+            own = windows[index][1] if index in windows else [whole]
+            parts += own
+            owners += [index] * len(own)
+        hidden = self._hidden(parts, prompt_ids, owners, show_progress)
         if windows:
             hidden = _combined(truncate(hidden, hidden.shape[1]), owners, windows)
         return truncate(hidden, self.dimensions)
 
-    def _windows(self, text: str, prompt: str, prompt_tokens: int) -> tuple[list[Span], list[NDArray[np.int64]]]:
-        """Cut a document into windows that fit into `max_tokens` with the prompt before each."""
-        tokenization, room = self._tokenization(), self.max_tokens - prompt_tokens
+    def _hidden(
+        self,
+        token_ids: list[NDArray[np.int64]],
+        prompt_ids: NDArray[np.int64],
+        owners: list[int],
+        show_progress: bool,
+    ) -> NDArray[np.float32]:
+        """Compute pooled states, what is not finite again in float32; owners are the indexes that an error names."""
+        hidden = self._engine().embed(
+            token_ids, prompt_ids, batch_tokens=self.settings.batch_tokens, show_progress=show_progress
+        )
+        broken = np.flatnonzero(~np.isfinite(hidden).all(axis=1))
+        if len(broken):
+            hidden[broken] = self._in_float32(
+                [token_ids[index] for index in broken], prompt_ids, [owners[index] for index in broken]
+            )
+        return hidden
+
+    def _windows(
+        self, text: str, prompt: str, max_tokens: int, overlap_tokens: int
+    ) -> tuple[list[Span], list[NDArray[np.int64]]]:
+        """Cut a document into windows that fit into the encoder's own `max_tokens` with the prompt before each."""
+        tokenization = self._tokenization()
         while True:
-            size = min(room, MAX_TOKENS)
-            spans = split(text, size, min(OVERLAP_TOKENS, size // 10), tokenization=tokenization)
+            spans = split(text, max_tokens, overlap_tokens, tokenization=tokenization)
             ids = list(tokenization.encode([prompt + text[span.start : span.end] for span in spans]))
             # Where the prompt's end and a window's beginning join, there may be a token more than in both.
             over = max(map(len, ids)) - self.max_tokens
             if over <= 0:
                 return spans, ids
-            room -= over
+            max_tokens -= over
+            overlap_tokens = min(overlap_tokens, max_tokens // 2)
 
     def _in_float32(
         self, token_ids: list[NDArray[np.int64]], prompt_ids: NDArray[np.int64], indexes: list[int]
@@ -673,6 +699,14 @@ def _checked_device(device: Any) -> str | list[str] | None:
     if isinstance(device, (list, tuple)):
         return [str(name) for name in device]
     return None if device is None else str(device)
+
+
+def _checked_device_map(device_map: Any) -> str | dict[str, Any] | None:
+    if device_map is None or isinstance(device_map, str):
+        return device_map
+    if isinstance(device_map, Mapping):
+        return dict(device_map)
+    raise TypeError(f"device_map must be a string or a dictionary, got {type(device_map).__name__}")
 
 
 def _checked_token(token: str | bool | None) -> str | bool | None:

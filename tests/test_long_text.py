@@ -16,7 +16,7 @@ from qwen3_embed_integrations.encoder import TruncationWarning
 from qwen3_embed_integrations.engine import tokenization as tokenization_module
 from qwen3_embed_integrations.long_text import split
 from qwen3_embed_integrations.models import TINY_FOLDER
-from tests.conftest import as_query, cosines
+from tests.conftest import cosines
 
 WORDS = st.sampled_from(
     [
@@ -44,6 +44,8 @@ WORDS = st.sampled_from(
         "x" * 50,
         "123456",
         "\x00",
+        "\n  ",
+        "\n\u3000",
         "don't",
         " It's",
         "\u0301",
@@ -170,7 +172,8 @@ def test_windows_leave_room_for_the_document_instruction(encoder, tokenizer):
     chunked = encoder.replaced(long_text="chunk", max_tokens=64, document_instruction="Find the section on warranty")
     long = "(Every window begins anew. " * 60
     vector = chunked.encode_documents([long])[0]
-    spans, ids = chunked._windows(long, chunked._document_prompt, len(encoder._tokenization().prompt(as_query(""))))
+    room = 64 - len(encoder._tokenization().prompt(chunked._document_prompt))
+    spans, ids = chunked._windows(long, chunked._document_prompt, room, 2)
     assert max(map(len, ids)) <= 64
     assert len(spans) > 5
     assert not np.allclose(vector, encoder.replaced(long_text="chunk", max_tokens=64).encode_documents([long])[0])
@@ -189,9 +192,23 @@ def test_all_windows_of_one_document(encoder):
     assert [span for span, _ in found] == encoder.split(text, 100, 10)
     expected = encoder.encode_documents([text[span.start : span.end] for span, _ in found])
     assert (cosines([vector for _, vector in found], expected) >= 0.99999).all()
-    small = encoder.replaced(max_tokens=50, document_instruction="Find the section on warranty")
+    small = encoder.replaced(max_tokens=50, document_instruction="Find the section on warranty", long_text="error")
     with pytest.raises(ValueError, match="max_tokens must be at most"):
         small.encode_long_document(text, 50, 10)
+    # The widest windows that fit beside the instruction, though its end joins with their beginnings.
+    room = 50 - len(encoder._tokenization().prompt(small._document_prompt))
+    assert len(small.encode_long_document("(word " * 100, room, 2)) > 5
+    with pytest.raises(TypeError, match="index 0 must be a string"):
+        encoder.encode_long_document(None)
+    with pytest.raises(TypeError, match="max_tokens"):
+        encoder.encode_long_document("text", "many")
+
+
+def test_a_window_that_the_instruction_leaves_no_room_for_is_refused(encoder):
+    small = encoder.replaced(max_tokens=24, document_instruction="Find the section on warranty", long_text="chunk")
+    assert len(small.encode_documents(["short"])) == 1
+    with pytest.raises(ValueError, match="max_tokens=24 leaves no room for windows"):
+        small.encode_documents(["short", "long " * 100])
 
 
 def test_the_policy_changes_the_fingerprint(encoder):

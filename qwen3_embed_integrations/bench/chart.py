@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING
 
 from qwen3_embed_integrations.bench.measure import INSTALL, is_ours
@@ -21,7 +22,7 @@ def require_matplotlib() -> None:
         ImportError: matplotlib is not installed.
     """
     try:
-        import matplotlib  # noqa: F401
+        importlib.import_module("matplotlib")
     except ImportError as error:
         raise ImportError(f"the chart needs matplotlib: {INSTALL}") from error
 

@@ -201,11 +201,6 @@ class Replicas(Engine):
         """Whether the weights are in memory, on every device."""
         return all(engine.is_loaded for engine in self._engines)
 
-    @property
-    def waiting(self) -> int:
-        """How many callers they compute for or keep waiting."""
-        return sum(engine.waiting for engine in self._engines)
-
     def load(self) -> PackedModel | PaddedModel:
         """Load the weights on every device, unless they are loaded already.
 
@@ -236,16 +231,22 @@ class Replicas(Engine):
                 except IndexError:
                     return  # another thread took the last one meanwhile
                 own = [items[position] for position in group]
-                found = engine.run(own, [[*range(len(own))]], budget, lambda _, group=group: report(group))
+                try:
+                    found = engine.run(own, [[*range(len(own))]], budget, lambda _: None)
+                except BaseException:
+                    # The others stop after the group that they compute.
+                    waiting.clear()
+                    raise
                 for position, row in zip(group, found, strict=True):
                     rows[position] = row
+                report(group)
 
         with ThreadPoolExecutor(len(engines)) as pool:
             try:
                 for future in [pool.submit(work, engine) for engine in engines]:
                     future.result()
             except BaseException:
-                # The others stop after the group that they compute.
+                # An interrupt while waiting, too.
                 waiting.clear()
                 raise
         return np.stack(rows)
@@ -255,15 +256,16 @@ def _budget(settings: EngineSettings) -> int:
     """Find how many tokens to run at once: what fills the device, or what half of its free memory holds."""
     device = torch.device(settings.device)
     if device.type == "cuda":
-        free = torch.cuda.mem_get_info(device)[0]
+        # What torch keeps of earlier groups is not free to others, but to the next group it is.
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        free = torch.cuda.mem_get_info(device)[0] + kept
     elif device.type == "mps":
         free = torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory()
     else:
         return _BATCH_TOKENS_CPU
     # At its widest, the MLP holds three tensors of four to five hidden sizes, and norms hold float32.
-    per_token = settings.source.limits()[0] * (
-        3 * 5 * torch.empty(0, dtype=getattr(torch, settings.dtype)).itemsize + 8
-    )
+    dtype: torch.dtype = getattr(torch, settings.dtype)
+    per_token = settings.source.limits()[0] * (3 * 5 * dtype.itemsize + 8)
     return max(_BATCH_TOKENS_LEAST, min(_BATCH_TOKENS_ACCELERATOR, free // 2 // per_token))
 
 
@@ -371,7 +373,7 @@ def resolve_device(device: str) -> str:
         # A number that goes there and back is the one sure sign.
         there = torch.zeros(1, device=device)
         there.cpu()
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
+    except (RuntimeError, AssertionError) as error:
         raise ValueError(f"device {device!r} cannot be used here: {str(error).splitlines()[0]}") from error
     return there.device.type if there.device.type in ("cpu", "mps") else str(there.device)
 

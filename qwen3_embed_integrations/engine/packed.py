@@ -75,6 +75,11 @@ class Packing:
     _masks: dict[tuple[int, int, torch.device], Tensor] = field(default_factory=dict)
     _layouts: dict[torch.device, varlen.Layout] = field(default_factory=dict)
 
+    def last(self, device: torch.device) -> Tensor:
+        """Give the position of each text's last token, shape (texts,)."""
+        ends = [position for run in self.runs for position in range(run.start + run.length - 1, run.stop, run.length)]
+        return torch.tensor(ends, device=device)
+
     def layout(self, device: torch.device) -> varlen.Layout:
         """Give where the keys of each text are, for the kernel that attends in one call."""
         if device not in self._layouts:
@@ -103,7 +108,9 @@ class PackedModel:
     def __init__(self, model: SentenceTransformer, *, quantized: bool = False) -> None:
         self._model = cast("Qwen3Model", model[0].auto_model)
         self._model.set_attn_implementation(ATTENTION)
-        if not hasattr(self._model, "hf_device_map"):
+        # A model that is split has hooks on its layers, which bring in weights and inputs: it runs as it is.
+        self._split = hasattr(self._model, "hf_device_map")
+        if not self._split:
             prepare(self._model, quantized=quantized)
         self._prefixes: OrderedDict[bytes, KeysAndValues] = OrderedDict()
 
@@ -166,13 +173,18 @@ class PackedModel:
     def _forward(self, sequence: NDArray[np.int64], positions: NDArray[np.int64], packing: Packing) -> Tensor:
         """Give the last hidden state of each text's last token, shape (n, hidden size)."""
         model = self._model
-        device = model.embed_tokens.weight.device
+        # Of a table that is brought in when it is needed, the place is not known.
+        device = torch.device("cpu") if model.embed_tokens.weight.is_meta else model.embed_tokens.weight.device
         with torch.inference_mode():
             hidden = model.embed_tokens(torch.from_numpy(sequence).to(device)[None])
             rotary = model.rotary_emb(hidden, torch.from_numpy(positions).to(device)[None])
-            for layer in model.layers[:-1]:
+            for layer in model.layers if self._split else model.layers[:-1]:
                 hidden = layer(hidden, position_embeddings=rotary, attention_mask=None, packing=packing)
-            last: Tensor = model.norm(_last_layer(model.layers[-1], hidden, rotary, packing))
+            if self._split:
+                hidden = hidden[:, packing.last(hidden.device)]
+            else:
+                hidden = _last_layer(model.layers[-1], hidden, rotary, packing)
+            last: Tensor = model.norm(hidden)
         return last[0]
 
 
@@ -306,12 +318,8 @@ def _last_layer(layer: Any, hidden: Tensor, rotary: tuple[Tensor, Tensor], packi
         Its output for the last tokens, shape (1, n, hidden size).
     """
     attention = layer.self_attn
-    # Of a model that is split, this layer may be on another device than what comes in.
-    device = layer.input_layernorm.weight.device
-    hidden = hidden.to(device)
-    cos, sin = (part[:, None].to(device) for part in rotary)
-    ends = [position for run in packing.runs for position in range(run.start + run.length - 1, run.stop, run.length)]
-    last = torch.tensor(ends, device=device)
+    cos, sin = (part[:, None] for part in rotary)
+    last = packing.last(hidden.device)
 
     def heads(states: Tensor) -> Tensor:
         return states.view(*states.shape[:-1], -1, attention.head_dim)

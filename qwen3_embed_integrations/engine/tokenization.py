@@ -27,8 +27,8 @@ _TEXTS_AT_ONCE = 1024
 _CHARACTERS_AT_ONCE = 2**13
 _PARTS_AT_ONCE = 128
 
-# Qwen's pre-tokenizer always ends a word here: after a line when the next begins with no space, before a space.
-_PART_ENDS = (re.compile(r"\n(?=\S)"), re.compile(r"[A-Za-z](?= [A-Za-z])"))
+# Qwen's pre-tokenizer always ends a word here: after the last of some line ends, and before a space between letters.
+_PART_END = re.compile(r"\n(?=[^\S\r\n]*\S)|[A-Za-z](?= [A-Za-z])")
 
 
 @dataclass(frozen=True)
@@ -153,12 +153,7 @@ def _parts(text: str) -> Iterator[tuple[int, int]]:
     """Give the bounds of parts that the pre-tokenizer would separate too."""
     start = 0
     while len(text) - start > _CHARACTERS_AT_ONCE:
-        least = start + _CHARACTERS_AT_ONCE
-        for pattern in _PART_ENDS:
-            if match := pattern.search(text, least, least + _CHARACTERS_AT_ONCE):
-                break
-        else:
-            match = _PART_ENDS[0].search(text, least) or _PART_ENDS[1].search(text, least)
+        match = _PART_END.search(text, start + _CHARACTERS_AT_ONCE)
         if match is None:
             break
         yield start, match.end()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
@@ -10,8 +11,11 @@ from torch import Tensor
 
 try:
     from torch.nn.attention.varlen import varlen_attn
-except ImportError:  # before torch 2.10
-    varlen_attn = None  # type: ignore[assignment]
+
+    # torch 2.10 has the kernel, but neither grouped heads nor a causal window that ends with the keys.
+    _HAS_KERNEL = "enable_gqa" in inspect.signature(varlen_attn).parameters
+except ImportError:
+    _HAS_KERNEL = False
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,7 +26,7 @@ if TYPE_CHECKING:
 def runs_on(query: Tensor) -> bool:
     """Tell whether the kernel is there for these queries: CUDA from Ampere on, in half precision."""
     return (
-        varlen_attn is not None
+        _HAS_KERNEL
         and query.is_cuda
         and query.dtype in (torch.float16, torch.bfloat16)
         and torch.cuda.get_device_capability(query.device) >= (8, 0)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+from sentence_transformers import SentenceTransformer
 
 from qwen3_embed_integrations import Qwen3Encoder
 from qwen3_embed_integrations.haystack import Qwen3TextEmbedder
@@ -59,13 +61,29 @@ def test_replicas_serve_concurrent_callers(replicas, expected):
 
 
 def test_an_error_in_a_replica_reaches_the_caller_and_stops_the_rest(replicas, expected, monkeypatch):
-    computed = []
-    first, second = models(replicas)
-    monkeypatch.setattr(first, "embed", lambda _: 1 / 0)
-    monkeypatch.setattr(second, "embed", lambda _: computed.append(1) or 1 / 0)
+    good, bad = replicas._engine()._engines
+    computed, asked = [], threading.Event()
+    embed = good.load().embed
+
+    def watched(items):
+        computed.append(len(items))
+        assert asked.wait(60)
+        deadline = time.monotonic() + 60
+        while bad.waiting:
+            assert time.monotonic() < deadline
+            time.sleep(0)
+        return embed(items)
+
+    def broken(_):
+        asked.set()
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(good.load(), "embed", watched)
+    monkeypatch.setattr(bad.load(), "embed", broken)
     with pytest.raises(ZeroDivisionError):
         replicas.encode_documents(TEXTS)
-    assert len(computed) <= 1
+    # One group while the other failed, and perhaps one before that was known.
+    assert sum(computed) < len(TEXTS) / 2
     monkeypatch.undo()
     assert (cosines(replicas.encode_documents(TEXTS), expected) >= 0.99999).all()
 
@@ -80,10 +98,25 @@ def test_the_device_list_goes_through_the_adapters_and_their_serialized_form(mod
     assert haystack.encoder._engine().settings == langchain.encoder._engine().settings
 
 
-def test_a_device_map_is_passed_through(model_folder, expected):
-    placed = Qwen3Encoder(model_folder, dtype="float32", device_map={"": "cpu"})
-    assert (cosines(placed.encode_documents(TEXTS), expected) >= 0.99999).all()
-    assert placed.replaced().settings.device_map == {"": "cpu"}
+@pytest.mark.skipif(not hasattr(SentenceTransformer, "_device_map"), reason="sentence-transformers moves it again")
+@pytest.mark.parametrize("away", ["embed_tokens", "layers.0", "layers.1", "norm"])
+def test_a_model_that_is_split_gives_the_same_vectors(model_folder, expected, away):
+    parts = ["embed_tokens", "layers.0", "layers.1", "norm", "rotary_emb"]
+    placed = {part: "disk" if part == away else "cpu" for part in parts}
+    split = Qwen3Encoder(model_folder, dtype="float32", device_map=placed)
+    assert any(weight.is_meta for weight in split._engine().load()._model.parameters())
+    assert (cosines(split.encode_documents(TEXTS), expected) >= 0.99999).all()
+    queries = Qwen3Encoder(model_folder, dtype="float32", device="cpu").encode_queries(TEXTS)
+    assert (cosines(split.encode_queries(TEXTS), queries) >= 0.99999).all()
+
+
+def test_a_device_map_is_passed_through(model_folder):
+    placed = Qwen3Encoder(model_folder, device_map={"": "nowhere"})
+    assert placed.replaced().settings.device_map == {"": "nowhere"}
+    with pytest.raises((RuntimeError, ValueError), match="nowhere"):
+        placed.encode_documents(["x"])
+    with pytest.raises(TypeError, match="device_map must be a string or a dictionary, got int"):
+        Qwen3Encoder(model_folder, device_map=0)
 
 
 @pytest.mark.parametrize("settings", [{"device": "cpu"}, {"quantization": "int8"}])
