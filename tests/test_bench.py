@@ -106,7 +106,11 @@ def test_a_chart_without_matplotlib_names_the_pip_command(monkeypatch, tmp_path)
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [(["--shape", "7B"], "must be one of 0.6B, 4B, tiny"), (["--peers", "nobody"], "unknown peer 'nobody'")],
+    [
+        (["--shape", "7B"], "must be one of 0.6B, 4B, tiny"),
+        (["--peers", "nobody"], "unknown peer 'nobody'"),
+        (["--json", "/nowhere/bench.json"], "there is no folder /nowhere"),
+    ],
 )
 def test_wrong_options_are_errors_of_the_command(arguments, message):
     done = CliRunner().invoke(app, ["bench", *arguments], env={"COLUMNS": "200"})

@@ -15,7 +15,7 @@ from transformers import AutoTokenizer
 from qwen3_embed_integrations import Qwen3Encoder
 from qwen3_embed_integrations.langchain import Qwen3Embeddings, Qwen3TextSplitter
 from qwen3_embed_integrations.models import TINY_FOLDER
-from tests.long_texts import ANSWER, HANDBOOK, QUESTION, REAL, REPEATING, TEXTS, check_places, count_tokens
+from tests.long_texts import ANSWER, HANDBOOK, QUESTION, REPEATING, TEXTS, check_places, count_tokens
 
 
 @pytest.fixture
@@ -48,21 +48,6 @@ def test_beside_the_generic_splitter(splitter, text):
     assert max(count_tokens(chunk.page_content) for chunk in ours) <= 64
     assert len({place for start, end in places(ours) for place in range(start, end)}) == len(text)
     assert len(ours) <= 2 * len(theirs)
-    if text == REAL:
-        # The generic start_index is -1 where it looks for a chunk too late.
-        assert min(places(theirs))[0] == -1
-
-
-def test_the_generic_splitter_loses_its_place_where_the_text_repeats_itself(splitter):
-    tokenizer = AutoTokenizer.from_pretrained(TINY_FOLDER)
-    generic = RecursiveCharacterTextSplitter.from_huggingface_tokenizer(
-        tokenizer, chunk_size=64, chunk_overlap=16, add_start_index=True
-    )
-    theirs = places(generic.create_documents([REPEATING]))
-    ours = places(splitter.create_documents([REPEATING]))
-    assert ours[-1][1] == len(REPEATING)
-    # It subtracts an overlap in tokens from a place in characters, and so finds too early a repetition.
-    assert theirs[-1][1] < len(REPEATING.strip())
 
 
 def test_load_split_embed_retrieve_and_show_the_place(tmp_path, splitter):

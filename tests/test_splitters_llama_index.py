@@ -59,15 +59,6 @@ def test_beside_the_generic_splitter(parser, text):
     assert {*ours[1].relationships} == {*theirs[1].relationships}
 
 
-def test_the_generic_splitter_loses_its_place_where_the_text_repeats_itself(parser):
-    generic = generic_splitter()
-    theirs = places(generic.get_nodes_from_documents([Document(text=REPEATING)]))
-    ours = places(parser.get_nodes_from_documents([Document(text=REPEATING)]))
-    assert ours[-1][1] == len(REPEATING)
-    # It looks for the first repetition behind the last one's start.
-    assert theirs[-1][1] < len(REPEATING.strip())
-
-
 def test_relationships_and_metadata(parser):
     documents = [Document(text=text, metadata={"name": name}) for name, text in TEXTS.items()]
     nodes = parser.get_nodes_from_documents(documents)

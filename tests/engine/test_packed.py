@@ -158,7 +158,7 @@ def test_the_layout_for_the_variable_length_kernel_gives_the_same_vectors(model_
     encoder = Qwen3Encoder(model_folder, dtype="float32", device="cpu")
     items = [encoder.encode_queries(TEXTS), encoder.encode_documents(TEXTS)]
     encoder.close()
-    monkeypatch.setattr(varlen, "varlen_attn", as_documented)
+    monkeypatch.setattr(varlen, "varlen_attn", as_documented, raising=False)
     monkeypatch.setattr(varlen, "runs_on", lambda _: True)
     other = Qwen3Encoder(model_folder, dtype="float32", device="cpu")
     assert (cosines(other.encode_queries(TEXTS), items[0]) >= 0.99999).all()
