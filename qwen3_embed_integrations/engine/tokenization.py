@@ -27,8 +27,9 @@ _TEXTS_AT_ONCE = 1024
 _CHARACTERS_AT_ONCE = 2**13
 _PARTS_AT_ONCE = 128
 
-# Qwen's pre-tokenizer always ends a word here: after the last of some line ends, and before a space between letters.
-_PART_END = re.compile(r"\n(?=[^\S\r\n]*\S)|[A-Za-z](?= [A-Za-z])")
+# Qwen's pre-tokenizer always ends a word here: after the last of some line ends, and between a letter or digit and a
+# space, comma or full stop.
+_PART_END = re.compile("\\n(?=[^\\S\\r\\n]*\\S)|[^\\W_](?=[ \u3001\u3002\uff0c])")
 
 
 @dataclass(frozen=True)
