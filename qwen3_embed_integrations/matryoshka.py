@@ -128,8 +128,9 @@ def two_stage_index(
     first_stage.prepend_transform(library.NormalizationTransform(search_dimensions))
     first_stage.prepend_transform(library.RemapDimensionsTransform(dimensions, search_dimensions, False))
     full = library.IndexScalarQuantizer(dimensions, library.ScalarQuantizer.QT_fp16, library.METRIC_INNER_PRODUCT)
-    index: faiss.Index = library.IndexRefine(first_stage, full)
-    index.k_factor = oversampling
+    two_stages = library.IndexRefine(first_stage, full)
+    two_stages.k_factor = oversampling
+    index: faiss.Index = two_stages
     return index
 
 
