@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from qwen3_embed_integrations.encoder import Encoder, Qwen3Encoder, TruncationWarning
     from qwen3_embed_integrations.instructions import INSTRUCTION_SOURCES, INSTRUCTIONS, format_query
-    from qwen3_embed_integrations.matryoshka import truncate
+    from qwen3_embed_integrations.matryoshka import truncate, two_stage_index
     from qwen3_embed_integrations.models import MODELS, ModelSpec
 
 __version__ = "0.1.0"
@@ -26,6 +26,7 @@ __all__ = [
     "TruncationWarning",
     "format_query",
     "truncate",
+    "two_stage_index",
 ]
 
 _MODULES = {
@@ -38,6 +39,7 @@ _MODULES = {
     "TruncationWarning": "encoder",
     "format_query": "instructions",
     "truncate": "matryoshka",
+    "two_stage_index": "matryoshka",
 }
 
 
