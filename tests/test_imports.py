@@ -20,6 +20,7 @@ HEAVY = {
     "haystack",
     "onnxruntime",
     "matplotlib",
+    "openai",
 }
 
 
@@ -34,6 +35,8 @@ def test_the_package_imports_neither_torch_nor_a_framework():
     assert modules_after("from qwen3_embed_integrations import *") == set()
     assert modules_after("from qwen3_embed_integrations import Qwen3Encoder; Qwen3Encoder('tiny')") == set()
     assert modules_after("import qwen3_embed_integrations.bench.chart") == set()
+    remote = "from qwen3_embed_integrations import RemoteEncoder; RemoteEncoder('http://host/v1', model='tiny')"
+    assert modules_after(remote) == set()
 
 
 @pytest.mark.parametrize(
@@ -66,16 +69,24 @@ def test_a_missing_extra_names_the_pip_command(adapter, framework, extra):
     assert extra in metadata("qwen3-embed-integrations").get_all("Provides-Extra")
 
 
+def test_a_missing_client_is_missed_only_by_the_remote_encoder():
+    code = "import sys; sys.modules['openai'] = None; from qwen3_embed_integrations import *; RemoteEncoder('http://h')"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=120)
+    assert "ImportError: RemoteEncoder needs openai: pip install 'qwen3-embed-integrations[remote]'" in done.stderr
+
+
 def test_the_extra_all_has_the_frameworks_and_nothing_heavy():
     lines = requires("qwen3-embed-integrations")
     by_extra = {
         extra: {re.match(r"[\w-]+", line)[0] for line in lines if re.search(rf"extra == ['\"]{extra}['\"]", line)}
-        for extra in ("langchain", "llama-index", "haystack", "all")
+        for extra in ("langchain", "llama-index", "haystack", "remote", "all")
     }
     assert by_extra["langchain"] == {"langchain-core", "langchain-text-splitters"}
     assert by_extra["llama-index"] == {"llama-index-core"}
     assert by_extra["haystack"] == {"haystack-ai"}
-    assert by_extra["all"] == {"langchain-core", "langchain-text-splitters", "llama-index-core", "haystack-ai"}
+    assert by_extra["remote"] == {"openai"}
+    everything = {"langchain-core", "langchain-text-splitters", "llama-index-core", "haystack-ai", "openai"}
+    assert by_extra["all"] == everything
 
 
 def test_the_extra_bench_has_what_each_peer_needs():
