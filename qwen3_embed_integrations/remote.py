@@ -188,6 +188,11 @@ class RemoteEncoder(BaseEncoder):
         return self.settings.model
 
     @property
+    def endpoint(self) -> Endpoint:
+        """The server as it is, for a look at what it sends."""
+        return self._live()[1]
+
+    @property
     def dimensions(self) -> int:
         """Components of the vectors that it returns; a model that is not known here is asked for one vector."""
         if self.settings.dimensions is not None:
@@ -312,7 +317,7 @@ class RemoteEncoder(BaseEncoder):
         return unit
 
     def _ask(self, inputs: list[str], first: int) -> NDArray[np.float32]:
-        endpoint = self._live()[1]
+        endpoint = self.endpoint
         if self._sends_dimensions:
             try:
                 return endpoint.embed(inputs, dimensions=self.settings.dimensions, first=first).vectors

@@ -66,7 +66,7 @@ class Model:
         with self.lock, torch.inference_mode():
             return self.model(input_ids=torch.tensor([ids])).last_hidden_state[0].double().numpy()
 
-    def vector(self, text: str, faults: frozenset[str] = frozenset(), limit: int = 512) -> tuple[np.ndarray, int]:
+    def vector(self, text: str, faults: frozenset[str], limit: int) -> tuple[np.ndarray, int]:
         """What the server sends for a text, and how many tokens it read."""
         if "prompt-twice" in faults:
             text = PROMPT + text
@@ -102,6 +102,7 @@ class Server(ThreadingHTTPServer):
         self.model = model
         self.faults: frozenset[str] = frozenset()
         self.key: str | None = None
+        self.limit = 512
         self.most_texts: int | None = None
         self.most_tokens: int | None = None
         # Faults of the transport, one a request, until they are used up.
@@ -180,7 +181,7 @@ class Handler(BaseHTTPRequestHandler):
         dimensions = body.get("dimensions")
         if dimensions is not None and "dimensions-refused" in server.faults:
             return self.send(400, {"error": {"message": "the model does not support matryoshka representation"}})
-        found = [server.model.vector(text, server.faults) for text in texts]
+        found = [server.model.vector(text, server.faults, server.limit) for text in texts]
         if server.most_tokens is not None and max(count for _, count in found) > server.most_tokens:
             return self.send(400, {"error": {"message": f"this model's context is {server.most_tokens} tokens"}})
         vectors = [vector for vector, _ in found]
