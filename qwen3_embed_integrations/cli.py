@@ -210,6 +210,6 @@ def check_endpoint(
     for finding in report.findings:
         outcome = finding.fault or ("ok" if finding.checked else "not checked")
         line = f"{finding.check:11} {outcome}{': ' if finding.evidence else ''}{finding.evidence}"
-        console.print(line, markup=False, highlight=False, style="bold red" if finding.fault else None)
+        console.print(line, markup=False, highlight=False, style="bold red" if finding.fault else None, soft_wrap=True)
     if report.faults:
         raise typer.Exit(1)

@@ -38,7 +38,8 @@ class Provider:
 
 PROVIDERS = (
     Provider(
-        (".aliyuncs.com",),
+        # Not all of aliyuncs.com, where people run servers of their own.
+        (".dashscope.aliyuncs.com", ".dashscope-intl.aliyuncs.com", ".maas.aliyuncs.com"),
         10,
         "DASHSCOPE_API_KEY",
         "https://www.alibabacloud.com/help/en/model-studio/text-embedding-synchronous-api",
@@ -93,7 +94,7 @@ class Endpoint:
     """One model behind an OpenAI-compatible `/v1/embeddings`, as it is: nothing is added, cut or normalised.
 
     The `openai` client repeats what failed by a timeout, a broken connection or the status 408, 409, 429 or 5xx, with
-    growing delays and jitter, or after the time that a `Retry-After` of up to two minutes asks for.
+    growing delays and jitter, or after the time that a `Retry-After` asks for: up to two minutes, one in old releases.
 
     Args:
         base_url: where the server is, up to what comes before `/embeddings`.
@@ -138,8 +139,8 @@ class Endpoint:
         try:
             content = json.loads(body)
             items = {item["index"]: np.array(item["embedding"], dtype=np.float32) for item in content["data"]}
-            count = len(content["data"])
-        except (ValueError, TypeError, KeyError):
+            count, tokens = len(content["data"]), (content.get("usage") or {}).get("prompt_tokens")
+        except (ValueError, TypeError, KeyError, AttributeError):
             raise EndpointError(f"no embeddings in the answer for {asked}, but {self._shown(body)}") from None
         if count != len(texts) or set(items) != set(range(len(texts))):
             missing = [first + index for index in range(len(texts)) if index not in items]
@@ -153,7 +154,7 @@ class Endpoint:
                 )
             if not np.isfinite(vector).all():
                 raise EndpointError(f"the text at index {index} got a vector with numbers that are not finite")
-        return Answer(np.stack(vectors), (content.get("usage") or {}).get("prompt_tokens"))
+        return Answer(np.stack(vectors), tokens)
 
     def _post(self, texts: Sequence[str], options: dict[str, int], asked: str) -> str:
         """Send one request and give the answer's text; errors leave the client's exceptions, which hold the key."""

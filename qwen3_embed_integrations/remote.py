@@ -67,6 +67,8 @@ class RemoteSettings:
     cache_folder: str | None = None
 
     def __post_init__(self) -> None:
+        if self.send_dimensions and self.dimensions is None:
+            raise ValueError("send_dimensions=True needs dimensions")
         if self.timeout <= 0:
             raise ValueError(f"timeout must be more than 0 seconds, got {self.timeout}")
         for name in ("dimensions", "max_tokens", "batch_size", "batch_tokens", "concurrency", "max_retries"):
@@ -221,13 +223,15 @@ class RemoteEncoder(BaseEncoder):
     @cached_property
     def _version(self) -> str:
         """Name the model and its revision as `Qwen3Encoder` does."""
-        settings, revision = self.settings, self.settings.revision or ""
+        settings, revision = self.settings, self.settings.revision
         if self._source is None:
-            return re.sub(r"[^\w.-]", "_", f"{urlsplit(settings.base_url).netloc}.{settings.model}-unpinned")
+            return _plain(f"{urlsplit(settings.base_url).netloc}.{settings.model}-unpinned")
         name = "local" if self._source.is_folder else self._source.location.replace("/", ".")
         with suppress(FileNotFoundError):
             return f"{name}-{self._source.pinned().version()}"
-        return f"{name}-{revision[:12] if _COMMIT.fullmatch(revision) else 'unpinned'}"
+        if revision is None:
+            return f"{name}-unpinned"
+        return f"{name}-{revision[:12]}" if _COMMIT.fullmatch(revision) else f"{name}-{_plain(revision)}-unpinned"
 
     @property
     def query_fingerprint(self) -> str:
@@ -294,14 +298,13 @@ class RemoteEncoder(BaseEncoder):
     def _embed(self, inputs: list[str], first: int) -> NDArray[np.float32]:
         """Send one request, and give unit vectors of the dimensions asked for."""
         wanted = self.settings.dimensions
-        vectors = self._ask(inputs, first)
+        vectors, asked = self._ask(inputs, first)
         size = vectors.shape[1]
         with self._lock:
-            asked = self._sends_dimensions and size == wanted
             if self._size is None and not asked:
                 self._size = size
-            known = size if asked else self._size
-        if size != known:
+            known = self._size
+        if size != known and not (asked and size == wanted):
             raise EndpointError(
                 f"{named(first, len(inputs))} got vectors of {size} components, but {self.model} has {known}"
             )
@@ -316,21 +319,22 @@ class RemoteEncoder(BaseEncoder):
             raise EndpointError(f"the text at index {first + zeros[0]} got a vector of zeros")
         return unit
 
-    def _ask(self, inputs: list[str], first: int) -> NDArray[np.float32]:
-        endpoint = self.endpoint
+    def _ask(self, inputs: list[str], first: int) -> tuple[NDArray[np.float32], bool]:
+        """Send one request: the server's vectors, and whether it took `dimensions`."""
+        endpoint, refusal = self.endpoint, ""
         if self._sends_dimensions:
             try:
-                return endpoint.embed(inputs, dimensions=self.settings.dimensions, first=first).vectors
+                return endpoint.embed(inputs, dimensions=self.settings.dimensions, first=first).vectors, True
             except EndpointError as error:
                 if error.status not in (400, 422):
                     raise
                 refusal = str(error)
-            # What was wrong with the texts is wrong without the field too, and raised here.
-            vectors = endpoint.embed(inputs, first=first).vectors
+        # What was wrong with the texts is wrong without the field too, and raised here.
+        vectors = endpoint.embed(inputs, first=first).vectors
+        if refusal:
             self._sends_dimensions = False
             logger.warning("the server refuses dimensions, so vectors are cut here: %s", refusal)
-            return vectors
-        return endpoint.embed(inputs, first=first).vectors
+        return vectors, False
 
     def _checked_sizes(self, inputs: list[str]) -> list[int]:
         """Give each text's tokens, or a number that is not smaller; refuse a text that may have too many."""
@@ -354,7 +358,9 @@ class RemoteEncoder(BaseEncoder):
     def _remedy(self) -> str:
         if self._source is None:
             return f": nothing is known of a model named {self.model!r}"
-        return f": run `hf download {locate(self.model)} --include 'tokenizer*' config.json`, or give a folder as model"
+        return (
+            f": run `hf download {self._source.location} --include 'tokenizer*' config.json`, or give a folder as model"
+        )
 
     def _known_source(self) -> ModelSource | None:
         """Give where files lie on this machine that tell the model's size, tokenizer and version."""
@@ -408,6 +414,11 @@ class RemoteEncoder(BaseEncoder):
 
 def _from_settings(kind: type[RemoteEncoder], settings: dict[str, Any]) -> RemoteEncoder:
     return kind(**settings)
+
+
+def _plain(name: str) -> str:
+    """Replace what a namespace can't hold."""
+    return re.sub(r"[^\w.-]", "_", name)
 
 
 def _groups(sizes: Sequence[int], batch_size: int, batch_tokens: int) -> Iterator[tuple[int, int]]:

@@ -240,6 +240,8 @@ def test_the_fingerprint_is_the_local_one(make, model_folder, other_folder, tmp_
     pinned = make(model="0.6B", revision=commit, cache_folder=tmp_path)
     assert pinned.fingerprint == f"Qwen.Qwen3-Embedding-0.6B-{commit[:12]}.d1024.doc-none"
     assert make(model="0.6B", cache_folder=tmp_path).fingerprint == "Qwen.Qwen3-Embedding-0.6B-unpinned.d1024.doc-none"
+    branch = make(model="0.6B", revision="refs/pr/1", cache_folder=tmp_path)
+    assert branch.fingerprint == "Qwen.Qwen3-Embedding-0.6B-refs_pr_1-unpinned.d1024.doc-none"
     named = make(model="embed:latest", dimensions=64).fingerprint
     assert named.startswith("127.0.0.1_")
     assert named.endswith(".embed_latest-unpinned.d64.doc-none")
@@ -370,7 +372,7 @@ def test_hosts_of_services():
     assert size("https://dashscope.aliyuncs.com/compatible-mode/v1") == 10
     assert size("https://api.siliconflow.cn/v1") == size("https://api.siliconflow.com/v1") == 64
     assert size("https://api.deepinfra.com/v1/openai") == 1024
-    assert size("http://localhost:8000/v1") == size("https://notaliyuncs.com/v1") == 32
+    assert size("http://localhost:8000/v1") == size("https://mine.pai-eas.aliyuncs.com/v1") == 32
 
 
 @pytest.mark.parametrize(
@@ -382,6 +384,7 @@ def test_hosts_of_services():
         ({"base_url": None}, TypeError, "base_url must be a string"),
         ({"dimensions": 5000}, ValueError, "dimensions must be between 32 and 256 for tiny, got 5000"),
         ({"dimensions": 64.0}, TypeError, "dimensions must be an integer"),
+        ({"send_dimensions": True}, ValueError, "send_dimensions=True needs dimensions"),
         ({"concurrency": 0}, ValueError, "concurrency must be at least 1"),
         ({"max_retries": -1}, ValueError, "max_retries must be at least 0"),
         ({"timeout": 0}, ValueError, "timeout must be more than 0"),
