@@ -12,6 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 if TYPE_CHECKING:
+    from qwen3_embed_integrations import quality
     from qwen3_embed_integrations.bench.measure import Report
 
 app = typer.Typer(
@@ -107,21 +108,14 @@ def bench(
     """Measure this package and its peers side by side on this machine's CPU; run nothing else meanwhile."""
     from transformers.utils.logging import disable_progress_bar
 
-    from qwen3_embed_integrations.bench.chart import draw, require_matplotlib
+    from qwen3_embed_integrations.bench.chart import draw
     from qwen3_embed_integrations.bench.measure import run
     from qwen3_embed_integrations.bench.random_model import SHAPES
 
     disable_progress_bar()  # type: ignore[no-untyped-call]  # transformers leaves it untyped
     if shape not in SHAPES:
         raise typer.BadParameter(f"must be one of {', '.join(SHAPES)}, got {shape!r}", param_hint="--shape")
-    if png_file is not None:
-        try:
-            require_matplotlib()
-        except ImportError as error:
-            raise typer.BadParameter(str(error), param_hint="--png") from error
-    for option, file in (("--json", json_file), ("--png", png_file)):
-        if file is not None and not file.resolve().parent.is_dir():
-            raise typer.BadParameter(f"there is no folder {file.resolve().parent}", param_hint=option)
+    _check_files(json_file, png_file)
     if short_documents is None:
         short_documents = 10_000 if shape == "tiny" else 0
     with console.status("") as status:
@@ -141,6 +135,108 @@ def bench(
         json_file.write_text(json.dumps(report.to_dict(), indent=2) + "\n", encoding="utf-8")
     if png_file is not None:
         draw(report, png_file)
+
+
+@app.command("eval")
+def evaluate(
+    dimensions: Annotated[
+        str | None, typer.Option(help="With commas between them; halves of the model's own down to 32 if left out.")
+    ] = None,
+    precisions: Annotated[str, typer.Option(help="Some of float32, int8 and binary.")] = "float32,int8,binary",
+    model: Annotated[str, typer.Option(help="tiny, 0.6B, 4B, 8B, a hub id or a folder.")] = "tiny",
+    instruction: Annotated[
+        str | None, typer.Option(help="The queries', by name or as a sentence; web_search if left out.")
+    ] = None,
+    corpus: Annotated[
+        Path | None, typer.Option(help="Documents as JSON lines with _id and text; the standard library if left out.")
+    ] = None,
+    queries: Annotated[Path | None, typer.Option(help="Queries as JSON lines with _id and text.")] = None,
+    qrels: Annotated[
+        Path | None, typer.Option(help="Judgements: query id, document id and grade, with tabs between them.")
+    ] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Where to write all that was measured.")] = None,
+    png_file: Annotated[Path | None, typer.Option("--png", help="Where to draw quality against size.")] = None,
+) -> None:
+    """Measure what fewer dimensions and smaller components cost in quality, on your texts and queries."""
+    from transformers.utils.logging import disable_progress_bar
+
+    from qwen3_embed_integrations import quality
+    from qwen3_embed_integrations.encoder import Qwen3Encoder
+    from qwen3_embed_integrations.matryoshka import import_faiss
+    from qwen3_embed_integrations.models import MIN_DIMENSIONS
+
+    disable_progress_bar()  # type: ignore[no-untyped-call]  # transformers leaves it untyped
+    _check_files(json_file, png_file)
+    if (corpus is None) != (queries is None) or (corpus is None and qrels is not None):
+        raise typer.BadParameter("give --corpus and --queries, and --qrels beside them where there are judgements")
+    try:
+        import_faiss()
+    except ImportError as error:
+        raise typer.BadParameter(str(error)) from error
+    try:
+        if corpus is None or queries is None:
+            judged = quality.standard_library_questions()
+        else:
+            judged = quality.read_judged(corpus, queries, qrels)
+        encoder = Qwen3Encoder(
+            model, query_instruction=instruction or ("code_search" if corpus is None else "web_search")
+        )
+        if dimensions is None:
+            sizes = [encoder.dimensions]
+            while sizes[-1] // 2 >= MIN_DIMENSIONS:
+                sizes.append(sizes[-1] // 2)
+        else:
+            sizes = [int(size) for size in dimensions.split(",")]
+        report = quality.measure(
+            encoder,
+            judged,
+            sizes,
+            [precision.strip() for precision in precisions.split(",")],
+            model=model,
+            show_progress=console.is_terminal,
+        )
+    except (OSError, ValueError) as error:
+        raise typer.BadParameter(str(error)) from error
+    _print_quality(report)
+    if json_file is not None:
+        json_file.write_text(json.dumps(report.to_dict(), indent=2) + "\n", encoding="utf-8")
+    if png_file is not None:
+        quality.draw(report, png_file)
+
+
+def _print_quality(report: quality.Report) -> None:
+    title = f"{report.model} on {report.name}: {report.documents:,} documents, {report.queries:,} queries"
+    table = Table(title=title, title_justify="left")
+    for heading in ("dimensions", "precision", "bytes", "nDCG@10", "recall@10", "of the nearest", "queries/s"):
+        table.add_column(heading, justify="left" if heading == "precision" else "right")
+    for row in report.rows:
+        table.add_row(
+            str(row.dimensions),
+            row.precision,
+            f"{row.bytes:,}",
+            *("" if score is None else f"{score:.4f}" for score in (row.ndcg, row.recall)),
+            f"{row.agreement:.1%}",
+            f"{row.queries_per_second:,.0f}",
+        )
+    console.print(table)
+    console.print(
+        "of the nearest: share of the full vectors' ten nearest that are found; queries/s: exact search, all threads",
+        highlight=False,
+    )
+
+
+def _check_files(json_file: Path | None, png_file: Path | None) -> None:
+    # Before an hour of measuring.
+    from qwen3_embed_integrations.bench.chart import require_matplotlib
+
+    if png_file is not None:
+        try:
+            require_matplotlib()
+        except ImportError as error:
+            raise typer.BadParameter(str(error), param_hint="--png") from error
+    for option, file in (("--json", json_file), ("--png", png_file)):
+        if file is not None and not file.resolve().parent.is_dir():
+            raise typer.BadParameter(f"there is no folder {file.resolve().parent}", param_hint=option)
 
 
 def _print_report(report: Report) -> None:

@@ -1,4 +1,7 @@
-"""Matryoshka embeddings: a vector's first components are a smaller vector (https://arxiv.org/abs/2205.13147)."""
+"""Matryoshka embeddings: a vector's first components are a smaller vector (https://arxiv.org/abs/2205.13147).
+
+Cutting them, and searching a large index by its small vectors first.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
+    import faiss
     from numpy.typing import ArrayLike, NDArray
+
+SEARCH_DIMENSIONS = 256
+"""Dimensions of the first stage: those with which the models' authors search a large index."""
 
 
 def truncate(vectors: ArrayLike, dimensions: int) -> NDArray[np.float32]:
@@ -53,3 +60,91 @@ def as_integer(name: str, value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
         raise TypeError(f"{name} must be an integer, got {value!r} ({type(value).__name__})")
     return int(value)
+
+
+def two_stage_index(
+    dimensions: int,
+    search_dimensions: int | None = None,
+    *,
+    oversampling: int = 12,
+    ef_search: int = 128,
+    neighbors: int = 32,
+    ef_construction: int = 100,
+) -> faiss.Index:
+    """Make an empty FAISS index that finds candidates by small vectors and ranks them by the full ones.
+
+    The first stage is an HNSW graph (https://arxiv.org/abs/1603.09320) over the cut and re-normalised vectors in 8-bit
+    codes, the second the full vectors in float16. It needs no training and is an ordinary `faiss.Index` of FAISS's own
+    parts, which FAISS writes, reads, clones and pickles. Its scores are inner products: cosines of unit vectors, higher
+    is better. Vectors can be added at any time, but not removed.
+
+    Args:
+        dimensions: components of the vectors that are added, all of unit length.
+        search_dimensions: components that the first stage sees, 1 to dimensions; fewer are faster and find less. None
+            for 256, or all where there are no more.
+        oversampling: candidates that are ranked by their full vectors, as a multiple of the number asked for.
+        ef_search: breadth of the search in the graph; more is slower and finds more.
+        neighbors: links of a node in the graph; more take memory (8 bytes each) and find more.
+        ef_construction: breadth of the search when a vector is added; more is slower and finds more later.
+
+    Returns:
+        The index; `add` and `search` take float32 arrays, shape (n, dimensions).
+
+    Raises:
+        ImportError: FAISS is not installed.
+        TypeError: an argument is not an integer.
+        ValueError: an argument is out of range.
+    """
+    dimensions = as_integer("dimensions", dimensions)
+    if dimensions < 1:
+        raise ValueError(f"dimensions must be at least 1, got {dimensions}")
+    if search_dimensions is None:
+        search_dimensions = min(dimensions, SEARCH_DIMENSIONS)
+    search_dimensions = as_integer("search_dimensions", search_dimensions)
+    if not 1 <= search_dimensions <= dimensions:
+        raise ValueError(f"search_dimensions must be between 1 and dimensions ({dimensions}), got {search_dimensions}")
+    sizes = {
+        "oversampling": oversampling,
+        "ef_search": ef_search,
+        "neighbors": neighbors,
+        "ef_construction": ef_construction,
+    }
+    for name, size in sizes.items():
+        least = 2 if name == "neighbors" else 1
+        if as_integer(name, size) < least:
+            raise ValueError(f"{name} must be at least {least}, got {size}")
+    library = import_faiss()
+
+    graph = library.IndexHNSWSQ(
+        search_dimensions, library.ScalarQuantizer.QT_8bit_uniform, neighbors, library.METRIC_INNER_PRODUCT
+    )
+    # The codes' range, given instead of learned from the first vectors, since stores add without training. A component
+    # of a unit vector is near 1 / sqrt(search_dimensions); one beyond eight times that is clipped, in the first stage.
+    widest = min(1.0, 8 / search_dimensions**0.5)
+    graph.train(np.repeat(np.array([[-widest], [widest]], dtype=np.float32), search_dimensions, axis=1))
+    graph.hnsw.efSearch = ef_search
+    graph.hnsw.efConstruction = ef_construction
+    first_stage = library.IndexPreTransform(graph)
+    first_stage.prepend_transform(library.NormalizationTransform(search_dimensions))
+    first_stage.prepend_transform(library.RemapDimensionsTransform(dimensions, search_dimensions, False))
+    full = library.IndexScalarQuantizer(dimensions, library.ScalarQuantizer.QT_fp16, library.METRIC_INNER_PRODUCT)
+    two_stages = library.IndexRefine(first_stage, full)
+    two_stages.k_factor = oversampling
+    index: faiss.Index = two_stages
+    return index
+
+
+def import_faiss() -> Any:
+    """Import FAISS.
+
+    Returns:
+        The module.
+
+    Raises:
+        ImportError: it is not installed; the message has the command that installs it.
+    """
+    try:
+        import faiss
+    except ImportError as error:
+        raise ImportError("the two-stage index needs FAISS: pip install 'qwen3-embed-integrations[faiss]'") from error
+    return faiss
