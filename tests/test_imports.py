@@ -85,7 +85,14 @@ def test_the_extra_all_has_the_frameworks_and_nothing_heavy():
     assert by_extra["llama-index"] == {"llama-index-core"}
     assert by_extra["haystack"] == {"haystack-ai"}
     assert by_extra["remote"] == {"openai"}
-    everything = {"langchain-core", "langchain-text-splitters", "llama-index-core", "haystack-ai", "openai"}
+    everything = {
+        "langchain-core",
+        "langchain-text-splitters",
+        "llama-index-core",
+        "haystack-ai",
+        "openai",
+        "faiss-cpu",
+    }
     assert by_extra["all"] == everything
 
 

@@ -17,7 +17,9 @@ from pydantic import SecretStr, ValidationError
 from qwen3_embed_integrations import Qwen3Encoder, RemoteEncoder
 from qwen3_embed_integrations.endpoint import OTHER
 from qwen3_embed_integrations.haystack import Qwen3DocumentEmbedder, Qwen3TextEmbedder
+from qwen3_embed_integrations.index_file import FingerprintError
 from qwen3_embed_integrations.langchain import Qwen3Embeddings
+from qwen3_embed_integrations.langchain_store import Qwen3VectorStore
 from qwen3_embed_integrations.llama_index import Qwen3Embedding
 from tests.conftest import cosines
 from tests.misbehaving_server import Model, serving
@@ -197,3 +199,16 @@ def test_an_ingestion_pipeline_embeds_through_a_server(settings, expected):
     )
     nodes = pipeline.run(nodes=[TextNode(text=text) for text in TEXTS[:2]])
     assert cosines([node.embedding for node in nodes], expected[1][:2]).min() >= 0.99999
+
+
+def test_an_index_made_here_is_searched_through_a_server(settings, model_folder, tmp_path, monkeypatch):
+    monkeypatch.setenv(OTHER.key_variable, KEY)
+    here = Qwen3Embeddings(model=str(model_folder), dimensions=40, document_instruction="legal")
+    Qwen3VectorStore.from_texts([f"text number {number}" for number in range(50)], here).save_local(tmp_path / "store")
+    expected = Qwen3VectorStore.load_local(tmp_path / "store", here).similarity_search_with_score("text number 7")
+    found = Qwen3VectorStore.load_local(tmp_path / "store", Qwen3Embeddings(**settings)).similarity_search_with_score(
+        "text number 7"
+    )
+    assert [document.page_content for document, _ in found] == [document.page_content for document, _ in expected]
+    with pytest.raises(FingerprintError, match="cannot be compared"):
+        Qwen3VectorStore.load_local(tmp_path / "store", Qwen3Embeddings(**{**settings, "document_instruction": None}))
