@@ -18,6 +18,10 @@ PROMISES = {
     "llama_index_rag.py": ["Refunds are paid within five working days"],
     "long_documents.py": ["with difflib.get_close_matches", "with textwrap.wrap", "truncate         7    3,584"],
     "one_encoder_three_frameworks.py": ["three times the same vector of 64 floats: True"],
+    "remote_endpoint.py": [
+        "one vector space: True\nCopy a directory tree.",
+        "faults: ['dimensions refused'], lowest cosine to the model's vectors 1.0000",
+    ],
     "smaller_dimensions.py": ["256            1024  True"],
 }
 
