@@ -47,10 +47,12 @@ _ALONE = (0, 2, 8)
 _FEW_TOKENS = (0, 1, 7, 8)
 _LENGTHS = (512, 1024, 2048, 4096, 8192)
 
-# Cosine distances. Servers compute in 16 bits, which costs up to 0.001, and weights in 8 bits cost up to 0.01.
+# Cosine distances: below the first there is nothing to explain, up to the second it may be a type of fewer bits, and
+# below the third (and four times the noise) vectors are of the same tokens.
 _ROUNDING = 1e-4
 _OTHER_PRECISION = 0.02
 _SAME = 1e-8
+# How far a vector's length may be from 1.
 _UNIT = 0.01
 
 Ask: TypeAlias = "Callable[[Sequence[str], int | None], NDArray[np.float32]]"

@@ -98,7 +98,8 @@ class RemoteEncoder(BaseEncoder):
             name, of a model of which nothing is known here ("text-embedding-v4").
         api_key: the server's key; None for the environment: DASHSCOPE_API_KEY, SILICONFLOW_API_KEY or DEEPINFRA_TOKEN
             for these services, QWEN3_EMBED_API_KEY for any other server, or no key. OPENAI_API_KEY is not sent.
-        served_model_name: the model's name on the server; None for its hub id, or the name given as model.
+        served_model_name: the model's name on the server; None for its hub id, a folder's absolute path, or the name
+            given as model.
         dimensions: components of the vectors; None for all of them.
         send_dimensions: whether to ask the server for so many, which saves traffic; if it refuses, they are cut here.
         query_instruction: a name in `INSTRUCTIONS`, or a task sentence in English.
@@ -150,9 +151,12 @@ class RemoteEncoder(BaseEncoder):
         if find_module("openai") is None:
             raise ImportError("RemoteEncoder needs openai: pip install 'qwen3-embed-integrations[remote]'")
         super().__init__(query_instruction, document_instruction)
+        cache_folder = None if cache_folder is None else str(Path(cache_folder).expanduser())
+        self._source = source = _known_source(model, revision, cache_folder)
         self.settings = RemoteSettings(
             base_url=checked_url(base_url),
-            model=os.fspath(model),
+            # A relative folder would be another one in another process.
+            model=source.location if source and source.is_folder and model != "tiny" else os.fspath(model),
             served_model_name=served_model_name,
             dimensions=dimensions,
             send_dimensions=send_dimensions,
@@ -165,12 +169,11 @@ class RemoteEncoder(BaseEncoder):
             max_retries=max_retries,
             timeout=timeout,
             revision=revision,
-            cache_folder=None if cache_folder is None else str(Path(cache_folder).expanduser()),
+            cache_folder=cache_folder,
         )
         host = f".{urlsplit(self.settings.base_url).hostname}"
         self._provider = next((known for known in PROVIDERS if host.endswith(known.hosts)), OTHER)
         self._key = as_secret(api_key) or as_secret(os.environ.get(self._provider.key_variable))
-        self._source = self._known_source()
         self._size: int | None = None
         context = CONTEXT
         if self._source is not None:
@@ -362,15 +365,6 @@ class RemoteEncoder(BaseEncoder):
             f": run `hf download {self._source.location} --include 'tokenizer*' config.json`, or give a folder as model"
         )
 
-    def _known_source(self) -> ModelSource | None:
-        """Give where files lie on this machine that tell the model's size, tokenizer and version."""
-        settings = self.settings
-        try:
-            location = locate(settings.model)
-        except ValueError:
-            return None
-        return ModelSource(location, settings.revision, settings.cache_folder, local_files_only=True)
-
     @cached_property
     def _tokenization(self) -> Tokenization | None:
         # No file at all, or a folder without a tokenizer.
@@ -414,6 +408,15 @@ class RemoteEncoder(BaseEncoder):
 
 def _from_settings(kind: type[RemoteEncoder], settings: dict[str, Any]) -> RemoteEncoder:
     return kind(**settings)
+
+
+def _known_source(model: str | os.PathLike[str], revision: str | None, cache_folder: str | None) -> ModelSource | None:
+    """Give where files lie on this machine that tell a model's size, tokenizer and version; None for any other name."""
+    try:
+        location = locate(model)
+    except ValueError:
+        return None
+    return ModelSource(location, revision, cache_folder, local_files_only=True)
 
 
 def _plain(name: str) -> str:

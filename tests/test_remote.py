@@ -398,6 +398,15 @@ def test_wrong_settings_are_refused_at_once(settings, error, message):
     assert "secret" not in str(caught.value)
 
 
+def test_a_relative_folder_stays_the_same_one_elsewhere(model_folder, monkeypatch, tmp_path):
+    monkeypatch.chdir(model_folder.parent)
+    encoder = RemoteEncoder("http://host/v1", model=model_folder.name)
+    monkeypatch.chdir(tmp_path)
+    assert (
+        pickle.loads(pickle.dumps(encoder)).fingerprint == encoder.fingerprint == Qwen3Encoder(model_folder).fingerprint
+    )
+
+
 def test_the_url_may_end_in_the_path():
     assert RemoteEncoder("http://host/v1/embeddings", model="tiny").settings.base_url == "http://host/v1"
     assert RemoteEncoder("http://host/v1/", model="tiny").settings.base_url == "http://host/v1"
