@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from qwen3_embed_integrations.encoder import Encoder, Qwen3Encoder, TruncationWarning
     from qwen3_embed_integrations.endpoint import EndpointError
     from qwen3_embed_integrations.instructions import INSTRUCTION_SOURCES, INSTRUCTIONS, format_query
-    from qwen3_embed_integrations.matryoshka import truncate
+    from qwen3_embed_integrations.matryoshka import truncate, two_stage_index
     from qwen3_embed_integrations.models import MODELS, ModelSpec
     from qwen3_embed_integrations.remote import RemoteEncoder
 
@@ -30,6 +30,7 @@ __all__ = [
     "TruncationWarning",
     "format_query",
     "truncate",
+    "two_stage_index",
 ]
 
 _MODULES = {
@@ -44,6 +45,7 @@ _MODULES = {
     "TruncationWarning": "encoder",
     "format_query": "instructions",
     "truncate": "matryoshka",
+    "two_stage_index": "matryoshka",
 }
 
 

@@ -146,5 +146,5 @@ def import_faiss() -> Any:
     try:
         import faiss
     except ImportError as error:
-        raise ImportError("the two-stage index needs FAISS: pip install 'qwen3-embed-integrations[faiss]'") from error
+        raise ImportError("searching needs FAISS: pip install 'qwen3-embed-integrations[faiss]'") from error
     return faiss

@@ -118,12 +118,14 @@ class Quantizer:
         levels = codes.astype(np.int16) + _OFFSETS[self.precision]
         if self.ranges is None:
             signs = np.unpackbits(levels.astype(np.uint8), axis=1)[:, :dimensions] * np.float32(2) - 1
-            return array @ signs.T / np.float32(dimensions**0.5)
-        least, greatest = self.ranges
-        steps = (greatest - least) / (_LEVELS - 1)
-        # A code is its step's lower end: the middle is nearer to what was there.
-        values: NDArray[np.float32] = least + (levels + np.float32(0.5)) * steps
-        return array @ values.T
+            values: NDArray[np.float32] = signs / np.float32(dimensions**0.5)
+        else:
+            least, greatest = self.ranges
+            steps = (greatest - least) / (_LEVELS - 1)
+            # A code is its step's lower end: the middle is nearer to what was there.
+            values = least + (levels + np.float32(0.5)) * steps
+        scores: NDArray[np.float32] = array @ values.T
+        return scores
 
     @property
     def _is_binary(self) -> bool:

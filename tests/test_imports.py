@@ -18,6 +18,7 @@ HEAVY = {
     "langchain_text_splitters",
     "llama_index",
     "haystack",
+    "faiss",
     "onnxruntime",
     "matplotlib",
     "openai",
@@ -37,6 +38,8 @@ def test_the_package_imports_neither_torch_nor_a_framework():
     assert modules_after("import qwen3_embed_integrations.bench.chart") == set()
     remote = "from qwen3_embed_integrations import RemoteEncoder; RemoteEncoder('http://host/v1', model='tiny')"
     assert modules_after(remote) == set()
+    assert modules_after("from qwen3_embed_integrations import two_stage_index") == set()
+    assert modules_after("import qwen3_embed_integrations.quality") == set()
 
 
 @pytest.mark.parametrize(
@@ -45,6 +48,7 @@ def test_the_package_imports_neither_torch_nor_a_framework():
         ("langchain", {"langchain_core", "langchain_text_splitters"}),
         ("llama_index", {"llama_index"}),
         ("haystack", {"haystack"}),
+        ("langchain_store", {"langchain_core"}),
     ],
 )
 def test_an_adapter_imports_its_own_framework_only(adapter, framework):
@@ -58,6 +62,7 @@ def test_an_adapter_imports_its_own_framework_only(adapter, framework):
         ("langchain", "langchain_text_splitters", "langchain"),
         ("llama_index", "llama_index.core", "llama-index"),
         ("haystack", "haystack", "haystack"),
+        ("langchain_store", "langchain_core", "langchain,faiss"),
     ],
 )
 def test_a_missing_extra_names_the_pip_command(adapter, framework, extra):
@@ -66,7 +71,19 @@ def test_a_missing_extra_names_the_pip_command(adapter, framework, extra):
     assert done.returncode != 0
     assert "ImportError: the " in done.stderr
     assert f"pip install 'qwen3-embed-integrations[{extra}]'" in done.stderr
-    assert extra in metadata("qwen3-embed-integrations").get_all("Provides-Extra")
+    assert set(extra.split(",")) <= set(metadata("qwen3-embed-integrations").get_all("Provides-Extra"))
+
+
+def test_an_index_without_faiss_names_the_pip_command():
+    code = "import sys; sys.modules['faiss'] = None; from qwen3_embed_integrations import two_stage_index"
+    done = subprocess.run(
+        [sys.executable, "-c", f"{code}; two_stage_index(256)"],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert "ImportError: searching needs FAISS: pip install 'qwen3-embed-integrations[faiss]'" in done.stderr
 
 
 def test_a_missing_client_is_missed_only_by_the_remote_encoder():
@@ -79,21 +96,14 @@ def test_the_extra_all_has_the_frameworks_and_nothing_heavy():
     lines = requires("qwen3-embed-integrations")
     by_extra = {
         extra: {re.match(r"[\w-]+", line)[0] for line in lines if re.search(rf"extra == ['\"]{extra}['\"]", line)}
-        for extra in ("langchain", "llama-index", "haystack", "remote", "all")
+        for extra in ("langchain", "llama-index", "haystack", "remote", "faiss", "all")
     }
     assert by_extra["langchain"] == {"langchain-core", "langchain-text-splitters"}
     assert by_extra["llama-index"] == {"llama-index-core"}
     assert by_extra["haystack"] == {"haystack-ai"}
     assert by_extra["remote"] == {"openai"}
-    everything = {
-        "langchain-core",
-        "langchain-text-splitters",
-        "llama-index-core",
-        "haystack-ai",
-        "openai",
-        "faiss-cpu",
-    }
-    assert by_extra["all"] == everything
+    assert by_extra["faiss"] == {"faiss-cpu"}
+    assert by_extra["all"] == set.union(*(names for extra, names in by_extra.items() if extra != "all"))
 
 
 def test_the_extra_bench_has_what_each_peer_needs():

@@ -15,14 +15,15 @@ BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 
 
 @pytest.mark.parametrize("block", BLOCKS, ids=lambda block: block.split("\n", 1)[0])
-def test_code_runs(block, capsys):
+def test_code_runs(block, capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
     exec(compile(block, "README.md", "exec"), {})
     if "how do I copy a folder?" in block:
         assert capsys.readouterr().out == "Copy a directory tree.\n"
 
 
 def test_there_is_an_example_for_each_framework():
-    assert len(BLOCKS) == 7
+    assert len(BLOCKS) == 9
 
 
 def test_settings_and_counts():
