@@ -203,7 +203,7 @@ def test_an_ingestion_pipeline_embeds_through_a_server(settings, expected):
 
 def test_an_index_made_here_is_searched_through_a_server(settings, model_folder, tmp_path, monkeypatch):
     monkeypatch.setenv(OTHER.key_variable, KEY)
-    here = Qwen3Embeddings(model=str(model_folder), dimensions=40, document_instruction="legal")
+    here = Qwen3Embeddings(model=str(model_folder), dimensions=40, document_instruction="legal", dtype="float32")
     Qwen3VectorStore.from_texts([f"text number {number}" for number in range(50)], here).save_local(tmp_path / "store")
     expected = Qwen3VectorStore.load_local(tmp_path / "store", here).similarity_search_with_score("text number 7")
     found = Qwen3VectorStore.load_local(tmp_path / "store", Qwen3Embeddings(**settings)).similarity_search_with_score(
