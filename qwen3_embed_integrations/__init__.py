@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from qwen3_embed_integrations.encoder import Encoder, Qwen3Encoder, TruncationWarning
+    from qwen3_embed_integrations.endpoint import EndpointError
     from qwen3_embed_integrations.instructions import INSTRUCTION_SOURCES, INSTRUCTIONS, format_query
     from qwen3_embed_integrations.matryoshka import truncate, two_stage_index
     from qwen3_embed_integrations.models import MODELS, ModelSpec
+    from qwen3_embed_integrations.remote import RemoteEncoder
 
 __version__ = "0.1.0"
 
@@ -21,8 +23,10 @@ __all__ = [
     "INSTRUCTION_SOURCES",
     "MODELS",
     "Encoder",
+    "EndpointError",
     "ModelSpec",
     "Qwen3Encoder",
+    "RemoteEncoder",
     "TruncationWarning",
     "format_query",
     "truncate",
@@ -34,8 +38,10 @@ _MODULES = {
     "INSTRUCTION_SOURCES": "instructions",
     "MODELS": "models",
     "Encoder": "encoder",
+    "EndpointError": "endpoint",
     "ModelSpec": "models",
     "Qwen3Encoder": "encoder",
+    "RemoteEncoder": "remote",
     "TruncationWarning": "encoder",
     "format_query": "instructions",
     "truncate": "matryoshka",

@@ -18,8 +18,10 @@ from qwen3_embed_integrations.encoder import (
 )
 from qwen3_embed_integrations.long_text import LEAST_TOKENS
 from qwen3_embed_integrations.matryoshka import as_integer
+from qwen3_embed_integrations.remote import RemoteEncoder, RemoteSettings
 
 SETTINGS = tuple(EncoderSettings.__dataclass_fields__)
+REMOTE_SETTINGS = tuple(name for name in SETTINGS if name in RemoteSettings.__dataclass_fields__)
 TOKENIZER_SETTINGS = ("model", "revision", "cache_folder", "local_files_only")
 
 
@@ -56,9 +58,10 @@ class TokenizerFields(BaseModel):
     token: SecretStr | None = Field(default=None, frozen=True, exclude=True, description="Access token of the hub.")
 
     def __init__(self, **data: Any) -> None:
-        # Before pydantic sees it: its errors show what they were given.
-        if isinstance(data.get("token"), str):
-            data["token"] = SecretStr(data["token"])
+        # Before pydantic sees them: its errors show what they were given.
+        for name in ("token", "api_key"):
+            if isinstance(data.get(name), str):
+                data[name] = SecretStr(data[name])
         super().__init__(**data)
 
     @model_validator(mode="before")
@@ -66,6 +69,8 @@ class TokenizerFields(BaseModel):
     def _adopt_settings(cls, data: Any) -> Any:
         if not isinstance(data, dict) or data.get("encoder") is None:
             return data
+        if isinstance(data["encoder"], dict):
+            data = {**data, "encoder": RemoteEncoder(**data["encoder"], api_key=data.get("api_key")), "api_key": None}
         return {**data, **cls._fields_of(adopted_settings(data["encoder"], data))}
 
     @model_validator(mode="after")
@@ -73,10 +78,13 @@ class TokenizerFields(BaseModel):
         if self.encoder is None:
             token = None if self.token is None else self.token.get_secret_value()
             settings = self._fields_of({name: getattr(self, name, None) for name in SETTINGS})
-            encoder = Qwen3Encoder(**settings, token=token)
+            encoder = self._new_encoder(settings, token)
             # Past pydantic's __setattr__, which keeps users from assigning.
             self.__dict__.update(self._fields_of(encoder.settings.to_dict()), encoder=encoder)
         return self
+
+    def _new_encoder(self, settings: dict[str, Any], token: str | None) -> Qwen3Encoder | RemoteEncoder:
+        return Qwen3Encoder(**settings, token=token)
 
     @classmethod
     def _fields_of(cls, settings: dict[str, Any]) -> dict[str, Any]:
@@ -93,30 +101,36 @@ class TokenizerFields(BaseModel):
             The copy.
 
         Raises:
-            ValueError: settings are updated, but the encoder is not one of this package.
+            ValueError: settings are updated that the encoder does not have, or it is not one of this package.
         """
         copied = super().model_copy(update=update, deep=deep)
-        changes = {name: value for name, value in (update or {}).items() if name in SETTINGS}
+        changes = {name: value for name, value in (update or {}).items() if name in (*SETTINGS, "base_url")}
         if changes:
-            if not isinstance(self.encoder, Qwen3Encoder):
-                raise ValueError(f"{', '.join(changes)} cannot be updated: they belong to the encoder that was given")
+            ours = isinstance(self.encoder, (Qwen3Encoder, RemoteEncoder))
+            foreign = [name for name in changes if not ours or name not in self.encoder.settings.to_dict()]
+            if foreign:
+                raise ValueError(f"{', '.join(foreign)} cannot be updated: the encoder that was given has its own")
             encoder = self.encoder.replaced(**changes)
             copied.__dict__.update(self._fields_of(encoder.settings.to_dict()), encoder=encoder)
         return copied
 
     @field_serializer("encoder")
-    def _serialize_encoder(self, encoder: Encoder) -> str | None:
-        # The settings tell all of an encoder of this package; another one can only be named.
+    def _serialize_encoder(self, encoder: Encoder) -> Any:
+        # The fields tell all of a local encoder, its settings all of a remote one; another one can only be named.
+        if isinstance(encoder, RemoteEncoder):
+            return encoder.settings.to_dict()
         return None if isinstance(encoder, Qwen3Encoder) else encoder.fingerprint
 
     def __getstate__(self) -> dict[Any, Any]:
         state = super().__getstate__()
-        return {**state, "__dict__": {**state["__dict__"], "token": None}}
+        return {**state, "__dict__": {**state["__dict__"], **self._fields_of({"token": None, "api_key": None})}}
 
 
 class EncoderFields(TokenizerFields):
-    """The same with all settings of a `Qwen3Encoder`."""
+    """The same with all settings of a `Qwen3Encoder`, or, with `base_url`, with those that a `RemoteEncoder` shares."""
 
+    base_url: str | None = Field(default=None, frozen=True, description="Where the server is, for a remote model.")
+    api_key: SecretStr | None = Field(default=None, frozen=True, exclude=True, description="The server's key.")
     dimensions: Number = Field(default=None, frozen=True, description="Components of the vectors.")
     query_instruction: str = Field(default="web_search", frozen=True, description="Name or task sentence.")
     document_instruction: str | None = Field(default=None, frozen=True, description="Name or task sentence.")
@@ -129,6 +143,40 @@ class EncoderFields(TokenizerFields):
     batch_tokens: Number = Field(default=None, frozen=True, description="Tokens to run at once.")
     show_progress: bool = Field(default=False, description="Whether to draw a progress bar over documents.")
 
+    def _new_encoder(self, settings: dict[str, Any], token: str | None) -> Qwen3Encoder | RemoteEncoder:
+        return made_encoder(settings, token, self.base_url, self.api_key)
+
+
+def made_encoder(
+    settings: dict[str, Any], token: str | None, base_url: str | None, api_key: SecretStr | str | None
+) -> Qwen3Encoder | RemoteEncoder:
+    """Make the encoder that an adapter's settings ask for: a remote one with base_url, else a local one.
+
+    Args:
+        settings: all settings of a `Qwen3Encoder`.
+        token: access token of the hub, for a local model.
+        base_url: where the server is, for a remote one.
+        api_key: the server's key; None for the environment.
+
+    Returns:
+        The encoder.
+
+    Raises:
+        ValueError: a setting was given that would have no effect.
+    """
+    if base_url is None:
+        if api_key is not None:
+            raise ValueError("api_key is the key of a server: give base_url too, or the hub's token as token")
+        return Qwen3Encoder(**settings, token=token)
+    if token is not None:
+        raise ValueError("token has no effect with base_url=: it is the hub's, and the server's key is api_key")
+    for name, default in EncoderSettings().to_dict().items():
+        # long_text="error" is what a remote encoder does in any case.
+        allowed = (default, "error") if name == "long_text" else (default,)
+        if name not in REMOTE_SETTINGS and settings[name] not in allowed:
+            raise ValueError(f"{name}={settings[name]!r} has no effect with base_url=: it is for a model loaded here")
+    return RemoteEncoder(base_url, api_key=api_key, **{name: settings[name] for name in REMOTE_SETTINGS})
+
 
 def adopted_settings(encoder: Any, given: dict[str, Any]) -> dict[str, Any]:
     """Give the settings that an adapter shows for an encoder that it was handed.
@@ -138,7 +186,8 @@ def adopted_settings(encoder: Any, given: dict[str, Any]) -> dict[str, Any]:
         given: what the adapter was given beside it; settings may only repeat the encoder's, or their defaults.
 
     Returns:
-        All settings of a `Qwen3Encoder`; of another encoder, whose settings are its own, the name of its model.
+        All settings of a `Qwen3Encoder`, or those of a `RemoteEncoder`; of another encoder, whose settings are its
+        own, the name of its model.
 
     Raises:
         TypeError: it is no encoder.
@@ -151,15 +200,17 @@ def adopted_settings(encoder: Any, given: dict[str, Any]) -> dict[str, Any]:
             f"encoder must have encode_queries and encode_documents, got {encoder!r:.80} ({type(encoder).__name__}); "
             "an encoder that was serialised by its fingerprint has to be passed again"
         )
-    if isinstance(encoder, Qwen3Encoder):
+    if isinstance(encoder, (Qwen3Encoder, RemoteEncoder)):
         settings = encoder.settings.to_dict()
     else:
         settings = {"model": getattr(encoder, "model", type(encoder).__name__)}
-    defaults = EncoderSettings().to_dict()
-    for name in SETTINGS:
+    defaults = {**EncoderSettings().to_dict(), "base_url": None}
+    for name in defaults:
         allowed = (settings[name], defaults[name]) if name in settings else (defaults[name],)
         if name in given and given[name] not in allowed:
             raise ValueError(f"{name}={given[name]!r} has no effect beside encoder=: give one or the other")
+    if given.get("api_key") is not None:
+        raise ValueError("api_key has no effect beside encoder=: give one or the other")
     return settings
 
 

@@ -267,3 +267,45 @@ def _print_report(report: Report) -> None:
     console.print(f"Matrix products alone, the limit, in GFLOP/s: {limits}", highlight=False)
     for peer, command in report.missing.items():
         console.print(f"{peer} is not installed: {escape(command)}", highlight=False)
+
+
+@app.command()
+def check_endpoint(
+    url: Annotated[str, typer.Argument(help="Where the server is, up to what comes before /embeddings.")],
+    model: Annotated[str, typer.Option(help="What it should run: 0.6B, 4B, 8B, a hub id, a folder or any name.")],
+    served_model_name: Annotated[
+        str | None, typer.Option(help="The model's name on the server, where it is another one.")
+    ] = None,
+    reference: Annotated[
+        str | None, typer.Option(help="Local model to compare with; the model itself where its weights are here.")
+    ] = None,
+    max_tokens: Annotated[int, typer.Option(min=1, help="About as many tokens as the longest text sent has.")] = 8192,
+) -> None:
+    """Tell whether a server gives the model's vectors, and what is wrong if it does not.
+
+    The key is read from QWEN3_EMBED_API_KEY, or the variable of a known service. Exits with 1 where there is a fault,
+    and with 2 where there is no answer.
+    """
+    from transformers.utils.logging import disable_progress_bar
+
+    from qwen3_embed_integrations.endpoint import EndpointError
+    from qwen3_embed_integrations.endpoint_check import PROBES, check_endpoint
+
+    disable_progress_bar()  # type: ignore[no-untyped-call]  # transformers leaves it untyped
+    try:
+        report = check_endpoint(
+            url, model=model, served_model_name=served_model_name, reference=reference, max_tokens=max_tokens
+        )
+    except (ImportError, ValueError) as error:
+        raise typer.BadParameter(str(error)) from error
+    except EndpointError as error:
+        console.print(str(error), markup=False, highlight=False)
+        raise typer.Exit(2) from error
+    compared = "with themselves: no weights here" if report.reference is None else f"with {report.reference}"
+    console.print(f"{len(PROBES)} texts, vectors of {report.size} components, compared {compared}", highlight=False)
+    for finding in report.findings:
+        outcome = finding.fault or ("ok" if finding.checked else "not checked")
+        line = f"{finding.check:11} {outcome}{': ' if finding.evidence else ''}{finding.evidence}"
+        console.print(line, markup=False, highlight=False, style="bold red" if finding.fault else None, soft_wrap=True)
+    if report.faults:
+        raise typer.Exit(1)

@@ -374,7 +374,7 @@ class Qwen3Encoder(BaseEncoder):
         if self._version is None:
             self._version = source.version()
         name = "local" if source.is_folder else source.location.replace("/", ".")
-        parts = [f"{name}-{self._version}", f"d{self.dimensions}", f"doc-{_short_hash(self._document_prompt)}"]
+        parts = [vector_space(f"{name}-{self._version}", self.dimensions, self._document_prompt)]
         if self.max_tokens != self._check_limits()[1]:
             parts.append(f"max{self.max_tokens}")
         if self.settings.long_text == "chunk":
@@ -384,7 +384,7 @@ class Qwen3Encoder(BaseEncoder):
     @property
     def query_fingerprint(self) -> str:
         """Names all that changes a query's vector: the fingerprint and the query instruction."""
-        return f"{self.fingerprint}.query-{_short_hash(self._query_prompt)}"
+        return f"{self.fingerprint}.query-{short_hash(self._query_prompt)}"
 
     @property
     def dtype(self) -> str:
@@ -605,16 +605,7 @@ class Qwen3Encoder(BaseEncoder):
         """Give the model's (largest dimension, context), after checking that the settings lie within."""
         if self._limits is None:
             size, context = (self._pinned or self._source).limits()
-            smallest = min(MIN_DIMENSIONS, size)
-            dimensions, max_tokens = self.settings.dimensions, self.settings.max_tokens
-            if dimensions is not None and not smallest <= dimensions <= size:
-                raise ValueError(
-                    f"dimensions must be between {smallest} and {size} for {self.settings.model}, got {dimensions}"
-                )
-            if max_tokens is not None and max_tokens > context:
-                raise ValueError(
-                    f"max_tokens must be at most {context}, the context of {self.settings.model}, got {max_tokens}"
-                )
+            check_limits(self.settings.model, self.settings.dimensions, self.settings.max_tokens, size, context)
             self._limits = size, context
         return self._limits
 
@@ -744,5 +735,40 @@ def as_texts(texts: Iterable[str]) -> list[str]:
     return result
 
 
-def _short_hash(prompt: str) -> str:
+def check_limits(model: str, dimensions: int | None, max_tokens: int | None, size: int, context: int) -> None:
+    """Check that settings lie within what a model has.
+
+    Args:
+        model: its name, for the message.
+        dimensions: components asked for; None for all of them.
+        max_tokens: tokens to read at most; None for the context.
+        size: components of the model's own vectors.
+        context: tokens that it reads at most.
+
+    Raises:
+        ValueError: dimensions or max_tokens is out of range.
+    """
+    smallest = min(MIN_DIMENSIONS, size)
+    if dimensions is not None and not smallest <= dimensions <= size:
+        raise ValueError(f"dimensions must be between {smallest} and {size} for {model}, got {dimensions}")
+    if max_tokens is not None and max_tokens > context:
+        raise ValueError(f"max_tokens must be at most {context}, the context of {model}, got {max_tokens}")
+
+
+def vector_space(version: str, dimensions: int, document_prompt: str) -> str:
+    """Name the vectors of documents that can be compared, as the fingerprints of all encoders begin.
+
+    Args:
+        version: the model's name and revision.
+        dimensions: components of the vectors.
+        document_prompt: what stands before each document, or "".
+
+    Returns:
+        The name.
+    """
+    return f"{version}.d{dimensions}.doc-{short_hash(document_prompt)}"
+
+
+def short_hash(prompt: str) -> str:
+    """Name a prompt in a fingerprint: 8 hexadecimal digits, or "none" for the empty one."""
     return hashlib.sha256(prompt.encode("utf-8", "surrogatepass")).hexdigest()[:8] if prompt else "none"

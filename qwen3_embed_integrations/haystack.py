@@ -17,13 +17,16 @@ except ImportError as error:
     ) from error
 
 from qwen3_embed_integrations._adapters import (
+    REMOTE_SETTINGS,
     TOKENIZER_SETTINGS,
     adopted_settings,
     checked_sizes,
+    made_encoder,
     splitting_encoder,
 )
 from qwen3_embed_integrations.encoder import DEFAULT_MODEL, Encoder, LongText, Quantization, Qwen3Encoder
 from qwen3_embed_integrations.long_text import MAX_TOKENS, OVERLAP_TOKENS
+from qwen3_embed_integrations.remote import RemoteEncoder
 
 if TYPE_CHECKING:
     import numpy as np
@@ -49,8 +52,8 @@ class _Component:
     token: Secret | None
 
     def close(self) -> None:
-        """Let go of the model; a later run loads it again."""
-        if isinstance(self.encoder, Qwen3Encoder):
+        """Let go of the model, or of connections; a later run loads or opens them again."""
+        if isinstance(self.encoder, (Qwen3Encoder, RemoteEncoder)):
             self.encoder.close()
 
     def to_dict(self) -> dict[str, Any]:
@@ -60,7 +63,7 @@ class _Component:
             The class and the parameters that make an equal component.
 
         Raises:
-            ValueError: its encoder is not a `Qwen3Encoder`, or its token is no environment variable.
+            ValueError: its encoder is not one of this package, or its token or key is no environment variable.
         """
         return default_to_dict(self, **self._init_parameters())
 
@@ -75,8 +78,10 @@ class _Component:
             The component.
         """
         parameters = dict(data["init_parameters"])
-        if isinstance(parameters.get("token"), dict):
-            deserialize_secrets_inplace(parameters, keys=["token"])
+        secrets = [name for name in ("token", "api_key") if isinstance(parameters.get(name), dict)]
+        deserialize_secrets_inplace(parameters, keys=secrets)
+        if isinstance(parameters.get("encoder"), dict):
+            parameters["encoder"] = RemoteEncoder(**parameters["encoder"])
         device = parameters.get("device")
         if isinstance(device, list):
             parameters["device"] = [ComponentDevice.from_dict(one) for one in device]
@@ -92,13 +97,16 @@ class _Component:
         return {**self.encoder.settings.to_dict(), "token": None if self.token is None else self.token.to_dict()}
 
     def __getstate__(self) -> dict[str, Any]:
-        # As in YAML, only a token that an environment variable holds leaves the process.
-        portable = self.token is None or self.token.type == SecretType.ENV_VAR
-        return {**self.__dict__, "token": self.token if portable else None}
+        # As in YAML, only a secret that an environment variable holds leaves the process.
+        secrets = {name: value for name, value in self.__dict__.items() if isinstance(value, Secret)}
+        kept = {name: value for name, value in secrets.items() if value.type == SecretType.ENV_VAR}
+        return {**self.__dict__, **dict.fromkeys(secrets), **kept}
 
 
 class _Embedder(_Component):
     """What the two embedders share: their settings, and the encoder made from them."""
+
+    api_key: Secret | None
 
     def __init__(
         self,
@@ -119,6 +127,8 @@ class _Embedder(_Component):
         cache_folder: str | None = None,
         local_files_only: bool = False,
         token: Secret | None = _TOKEN,
+        base_url: str | None = None,
+        api_key: Secret | None = None,
         progress_bar: bool = True,
     ) -> None:
         """Store the settings; nothing is loaded before the first use.
@@ -140,6 +150,9 @@ class _Embedder(_Component):
             cache_folder: where the hub's files are kept.
             local_files_only: never ask the network.
             token: access token of the hub for private models.
+            base_url: where the server is, for a model that runs on one: see `RemoteEncoder`. Settings that have no
+                effect there are refused.
+            api_key: the server's key; None for the environment variables that `RemoteEncoder` reads.
             progress_bar: whether to draw a progress bar.
 
         Raises:
@@ -151,7 +164,8 @@ class _Embedder(_Component):
             if not isinstance(one, ComponentDevice):
                 raise TypeError(f"device must be a ComponentDevice, got {one!r}: ComponentDevice.from_str makes one")
         names = [one.to_torch_str() for one in devices]
-        self.token = _checked_token(token)
+        self.token = _checked_secret("token", token)
+        self.api_key = _checked_secret("api_key", api_key)
         self.progress_bar = progress_bar
         settings: dict[str, Any] = {
             "model": model,
@@ -169,10 +183,13 @@ class _Embedder(_Component):
             "cache_folder": cache_folder,
             "local_files_only": local_files_only,
         }
+        self._from_settings = encoder is None
         if encoder is None:
-            encoder = Qwen3Encoder(**settings, token=None if token is None else token.resolve_value())
+            # The default is there for a local model; on a server, only a token that was given is one too many.
+            hub = None if token is None or (base_url is not None and token == _TOKEN) else token.resolve_value()
+            encoder = made_encoder(settings, hub, base_url, None if api_key is None else api_key.resolve_value())
         else:
-            adopted_settings(encoder, settings)
+            adopted_settings(encoder, {**settings, "base_url": base_url, "api_key": api_key})
         self.encoder = encoder
 
     def warm_up(self) -> None:
@@ -180,7 +197,18 @@ class _Embedder(_Component):
         if isinstance(self.encoder, Qwen3Encoder):
             self.encoder.warm_up()
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        if isinstance(self.encoder, RemoteEncoder) and self.api_key is not None:
+            self.encoder = self.encoder.replaced(api_key=self.api_key.resolve_value())
+
     def _init_parameters(self) -> dict[str, Any]:
+        if isinstance(self.encoder, RemoteEncoder):
+            settings = self.encoder.settings.to_dict()
+            key = None if self.api_key is None else self.api_key.to_dict()
+            shared = {name: settings[name] for name in (*REMOTE_SETTINGS, "base_url")}
+            made = {**shared, "api_key": key} if self._from_settings else {"encoder": settings}
+            return {**made, "progress_bar": self.progress_bar}
         parameters = _Component._init_parameters(self)
         device = parameters["device"]
         several = isinstance(device, list)
@@ -376,7 +404,7 @@ class Qwen3DocumentSplitter(_Component):
         """
         self.split_length, self.split_overlap = checked_sizes(split_length=split_length, split_overlap=split_overlap)
         self.skip_empty_documents = skip_empty_documents
-        self.token = _checked_token(token)
+        self.token = _checked_secret("token", token)
         settings: dict[str, Any] = {
             "model": model,
             "revision": revision,
@@ -457,10 +485,10 @@ def _tell_overlaps(pieces: list[Document], spans: "list[Span]") -> None:
             before.meta["_split_overlap"].append({"doc_id": piece.id, "range": (0, end - start)})
 
 
-def _checked_token(token: Any) -> Secret | None:
-    if not isinstance(token, Secret | None):
-        raise TypeError(f"token must be a Secret, got a {type(token).__name__}: Secret.from_env_var makes one")
-    return token
+def _checked_secret(name: str, secret: Any) -> Secret | None:
+    if not isinstance(secret, Secret | None):
+        raise TypeError(f"{name} must be a Secret, got a {type(secret).__name__}: Secret.from_env_var makes one")
+    return secret
 
 
 def _check_documents(documents: Any, name: str, advice: str) -> None:

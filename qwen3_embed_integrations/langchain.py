@@ -28,8 +28,9 @@ if TYPE_CHECKING:
 class Qwen3Embeddings(EncoderFields, Embeddings):
     """Embeds with a Qwen3-Embedding model: queries with their instruction, documents as they are.
 
-    The settings are those of `Qwen3Encoder`; an `encoder` can be given in their place. `show_progress` draws a progress
-    bar over documents.
+    The settings are those of `Qwen3Encoder`; an `encoder` can be given in their place. With `base_url` the model runs
+    on a server (see `RemoteEncoder`), whose key is `api_key`, or else in the environment. `show_progress` draws a
+    progress bar over documents.
 
     Example:
         >>> from langchain_core.vectorstores import InMemoryVectorStore

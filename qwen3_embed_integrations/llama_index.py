@@ -43,7 +43,8 @@ _embedding_query: ContextVar[bool] = ContextVar("embedding_query", default=False
 class Qwen3Embedding(EncoderFields, BaseEmbedding):
     """Embeds with a Qwen3-Embedding model: queries with their instruction, texts as they are.
 
-    The settings are those of `Qwen3Encoder`; an `encoder` can be given in their place. LlamaIndex's `model_name` is
+    The settings are those of `Qwen3Encoder`; an `encoder` can be given in their place. With `base_url` the model runs
+    on a server (see `RemoteEncoder`), whose key is `api_key`, or else in the environment. LlamaIndex's `model_name` is
     taken for `model`. Keys in an `embeddings_cache` carry the encoder's fingerprint, and queries' keys their
     instruction as well, so that a cache can be shared by embeddings of different models or dimensions.
 

@@ -21,6 +21,10 @@ PROMISES = {
     "qdrant_two_stage.py": ["copy a whole directory tree: shutil.copytree"],
     "long_documents.py": ["with difflib.get_close_matches", "with textwrap.wrap", "truncate         7    3,584"],
     "one_encoder_three_frameworks.py": ["three times the same vector of 64 floats: True"],
+    "remote_endpoint.py": [
+        "one vector space: True\nCopy a directory tree.",
+        "faults: ['dimensions refused'], lowest cosine to the model's vectors 1.0000",
+    ],
     "smaller_dimensions.py": ["256            1024  True"],
     "two_stage_search.py": ["LangChain: ['shutil.copytree'", "LlamaIndex: ['shutil.copytree'", "Refused: "],
 }

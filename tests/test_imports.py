@@ -21,6 +21,7 @@ HEAVY = {
     "faiss",
     "onnxruntime",
     "matplotlib",
+    "openai",
 }
 
 
@@ -35,6 +36,8 @@ def test_the_package_imports_neither_torch_nor_a_framework():
     assert modules_after("from qwen3_embed_integrations import *") == set()
     assert modules_after("from qwen3_embed_integrations import Qwen3Encoder; Qwen3Encoder('tiny')") == set()
     assert modules_after("import qwen3_embed_integrations.bench.chart") == set()
+    remote = "from qwen3_embed_integrations import RemoteEncoder; RemoteEncoder('http://host/v1', model='tiny')"
+    assert modules_after(remote) == set()
     assert modules_after("from qwen3_embed_integrations import two_stage_index") == set()
     assert modules_after("import qwen3_embed_integrations.quality") == set()
 
@@ -83,15 +86,22 @@ def test_an_index_without_faiss_names_the_pip_command():
     assert "ImportError: searching needs FAISS: pip install 'qwen3-embed-integrations[faiss]'" in done.stderr
 
 
+def test_a_missing_client_is_missed_only_by_the_remote_encoder():
+    code = "import sys; sys.modules['openai'] = None; from qwen3_embed_integrations import *; RemoteEncoder('http://h')"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=120)
+    assert "ImportError: RemoteEncoder needs openai: pip install 'qwen3-embed-integrations[remote]'" in done.stderr
+
+
 def test_the_extra_all_has_the_frameworks_and_nothing_heavy():
     lines = requires("qwen3-embed-integrations")
     by_extra = {
         extra: {re.match(r"[\w-]+", line)[0] for line in lines if re.search(rf"extra == ['\"]{extra}['\"]", line)}
-        for extra in ("langchain", "llama-index", "haystack", "faiss", "all")
+        for extra in ("langchain", "llama-index", "haystack", "remote", "faiss", "all")
     }
     assert by_extra["langchain"] == {"langchain-core", "langchain-text-splitters"}
     assert by_extra["llama-index"] == {"llama-index-core"}
     assert by_extra["haystack"] == {"haystack-ai"}
+    assert by_extra["remote"] == {"openai"}
     assert by_extra["faiss"] == {"faiss-cpu"}
     assert by_extra["all"] == set.union(*(names for extra, names in by_extra.items() if extra != "all"))
 

@@ -18,6 +18,8 @@ def test_tiny_is_what_its_config_says():
     assert (tiny.query_heads, tiny.kv_heads) == (config["num_attention_heads"], config["num_key_value_heads"])
     assert (tiny.head_dim, tiny.ffn_size) == (config["head_dim"], config["intermediate_size"])
     assert tiny.context == config["max_position_embeddings"]
+    # transformers 5 writes the second, transformers 4 and most servers read the first.
+    assert config["rope_theta"] == config["rope_parameters"]["rope_theta"]
 
 
 @pytest.mark.parametrize(

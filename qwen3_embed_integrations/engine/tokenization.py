@@ -93,7 +93,7 @@ class Tokenization:
             Token ids of each text, shape (tokens,).
         """
         for start in range(0, len(texts), _TEXTS_AT_ONCE):
-            batch = [_encodable(text) for text in texts[start : start + _TEXTS_AT_ONCE]]
+            batch = [encodable_text(text) for text in texts[start : start + _TEXTS_AT_ONCE]]
             for encoding in self._tokenizer.encode_batch_fast(batch):
                 yield np.asarray(encoding.ids, dtype=np.int64)
 
@@ -114,7 +114,7 @@ class Tokenization:
         Returns:
             The tokens' places in it.
         """
-        encodable, joined = _encodable(text), None
+        encodable, joined = encodable_text(text), None
         if len(encodable) != len(text):
             # A surrogate pair takes two places in the caller's text.
             joined = np.array([match.start() for match in _PAIRS.finditer(text)]) - np.arange(len(_PAIRS.findall(text)))
@@ -165,7 +165,7 @@ def _parts(text: str) -> Iterator[tuple[int, int]]:
 _PAIRS = re.compile("[\ud800-\udbff][\udc00-\udfff]")
 
 
-def _encodable(text: str) -> str:
+def encodable_text(text: str) -> str:
     """Join surrogate pairs and replace lone surrogates, which have no UTF-8 form, by U+FFFD."""
     try:
         text.encode()

@@ -186,7 +186,10 @@ def save(model: Qwen3Model, tokenizer_path: Path, folder: Path) -> None:
     (folder / "model.safetensors").chmod(0o644)
     if tokenizer_path != folder / "tokenizer.json":
         (folder / "tokenizer.json").write_bytes(tokenizer_path.read_bytes())
+    config = json.loads((folder / "config.json").read_text())
     files = {
+        # transformers 5 writes it inside rope_parameters alone, transformers 4 and most servers read it here.
+        "config.json": {**config, "rope_theta": config["rope_parameters"]["rope_theta"]},
         "tokenizer_config.json": {
             "tokenizer_class": "PreTrainedTokenizerFast",
             "eos_token": END,

@@ -1,0 +1,435 @@
+"""The encoder over a server: any endpoint that speaks OpenAI's `/v1/embeddings`."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import threading
+import unicodedata
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from importlib.util import find_spec as find_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+import numpy as np
+from tqdm.auto import tqdm
+
+from qwen3_embed_integrations.encoder import (
+    DEFAULT_MODEL,
+    BaseEncoder,
+    as_texts,
+    check_limits,
+    short_hash,
+    vector_space,
+)
+from qwen3_embed_integrations.endpoint import OTHER, PROVIDERS, Endpoint, EndpointError, as_secret, checked_url, named
+from qwen3_embed_integrations.engine.source import ModelSource, locate
+from qwen3_embed_integrations.engine.tokenization import encodable_text, shared_tokenization
+from qwen3_embed_integrations.matryoshka import as_integer, truncate
+from qwen3_embed_integrations.models import CONTEXT, find_spec
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from numpy.typing import NDArray
+    from pydantic import SecretStr
+
+    from qwen3_embed_integrations.engine.tokenization import Tokenization
+
+logger = logging.getLogger(__name__)
+
+_COMMIT = re.compile("[0-9a-f]{12,40}")
+
+
+@dataclass(frozen=True)
+class RemoteSettings:
+    """The settings of a `RemoteEncoder`, which documents them; all but the key."""
+
+    base_url: str
+    model: str = DEFAULT_MODEL
+    served_model_name: str | None = None
+    dimensions: int | None = None
+    send_dimensions: bool = False
+    query_instruction: str = "web_search"
+    document_instruction: str | None = None
+    max_tokens: int | None = None
+    batch_size: int | None = None
+    batch_tokens: int | None = None
+    concurrency: int = 8
+    max_retries: int = 6
+    timeout: float = 60.0
+    revision: str | None = None
+    cache_folder: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.send_dimensions and self.dimensions is None:
+            raise ValueError("send_dimensions=True needs dimensions")
+        if self.timeout <= 0:
+            raise ValueError(f"timeout must be more than 0 seconds, got {self.timeout}")
+        for name in ("dimensions", "max_tokens", "batch_size", "batch_tokens", "concurrency", "max_retries"):
+            value, least = getattr(self, name), 0 if name == "max_retries" else 1
+            if value is not None and as_integer(name, value) < least:
+                raise ValueError(f"{name} must be at least {least}, got {value}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give the settings as `RemoteEncoder` takes them: plain values that any format can hold."""
+        return asdict(self)
+
+
+class RemoteEncoder(BaseEncoder):
+    r"""Embeds texts with a Qwen3-Embedding model on a server: vLLM, Text Embeddings Inference, infinity, a service, ...
+
+    It gives the vectors that `Qwen3Encoder` gives: instructions are written here, and vectors are cut and brought back
+    to unit length here, whatever the server does. Texts are sent, never token ids. `qwen3-embed check-endpoint` tells
+    whether a server runs the model as it should.
+
+    Making one sends nothing. Safe to use from many threads, also after a fork. Pickles as its settings, without the
+    key, which is read from the environment again. It asks nobody but the endpoint: a model's tokenizer and version are
+    those of the folder, or of the hub's cache on this machine.
+
+    Args:
+        base_url: where the server is, up to what comes before `/embeddings`: "http://localhost:8000/v1".
+        model: what the server runs: "0.6B", "4B" or "8B", a hub id, or a folder with the model's files; or else any
+            name, of a model of which nothing is known here ("text-embedding-v4").
+        api_key: the server's key; None for the environment: DASHSCOPE_API_KEY, SILICONFLOW_API_KEY or DEEPINFRA_TOKEN
+            for these services, QWEN3_EMBED_API_KEY for any other server, or no key. OPENAI_API_KEY is not sent.
+        served_model_name: the model's name on the server; None for its hub id, a folder's absolute path, or the name
+            given as model.
+        dimensions: components of the vectors; None for all of them.
+        send_dimensions: whether to ask the server for so many, which saves traffic; if it refuses, they are cut here.
+        query_instruction: a name in `INSTRUCTIONS`, or a task sentence in English.
+        document_instruction: the same for documents; None for bare documents, as the models were trained.
+        max_tokens: tokens of a text at most, prompt and end token included; None for the model's context, or what the
+            service takes. A longer text is refused before anything is sent.
+        batch_size: texts of a request at most; None for what the service takes (DashScope 10, SiliconFlow 64, DeepInfra
+            1024), 32 for any other server.
+        batch_tokens: tokens of a request at most, unless one text has more; None for 32,768.
+        concurrency: requests under way at most.
+        max_retries: how often to repeat a request after a timeout, a broken connection, or status 429 or 5xx.
+        timeout: seconds to wait for a connection, and for the next bytes of an answer.
+        revision: the commit that the server runs, for `fingerprint`; the branch or tag whose files to take from the
+            hub's cache.
+        cache_folder: where the hub's files are kept.
+
+    Raises:
+        ImportError: the extra `remote` is not installed.
+        TypeError: a setting has the wrong type.
+        ValueError: a setting is out of range or unknown.
+
+    Example:
+        >>> from qwen3_embed_integrations import RemoteEncoder
+        >>> encoder = RemoteEncoder("http://localhost:8000/v1", model="0.6B", dimensions=256)
+        >>> encoder.dimensions
+        256
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        *,
+        model: str | os.PathLike[str] = DEFAULT_MODEL,
+        api_key: SecretStr | str | None = None,
+        served_model_name: str | None = None,
+        dimensions: int | None = None,
+        send_dimensions: bool = False,
+        query_instruction: str = "web_search",
+        document_instruction: str | None = None,
+        max_tokens: int | None = None,
+        batch_size: int | None = None,
+        batch_tokens: int | None = None,
+        concurrency: int = 8,
+        max_retries: int = 6,
+        timeout: float = 60.0,
+        revision: str | None = None,
+        cache_folder: str | os.PathLike[str] | None = None,
+    ) -> None:
+        if find_module("openai") is None:
+            raise ImportError("RemoteEncoder needs openai: pip install 'qwen3-embed-integrations[remote]'")
+        super().__init__(query_instruction, document_instruction)
+        cache_folder = None if cache_folder is None else str(Path(cache_folder).expanduser())
+        self._source = source = _known_source(model, revision, cache_folder)
+        self.settings = RemoteSettings(
+            base_url=checked_url(base_url),
+            # A relative folder would be another one in another process.
+            model=source.location if source and source.is_folder and model != "tiny" else os.fspath(model),
+            served_model_name=served_model_name,
+            dimensions=dimensions,
+            send_dimensions=send_dimensions,
+            query_instruction=query_instruction,
+            document_instruction=document_instruction,
+            max_tokens=max_tokens,
+            batch_size=batch_size,
+            batch_tokens=batch_tokens,
+            concurrency=concurrency,
+            max_retries=max_retries,
+            timeout=timeout,
+            revision=revision,
+            cache_folder=cache_folder,
+        )
+        host = f".{urlsplit(self.settings.base_url).hostname}"
+        self._provider = next((known for known in PROVIDERS if host.endswith(known.hosts)), OTHER)
+        self._key = as_secret(api_key) or as_secret(os.environ.get(self._provider.key_variable))
+        self._size: int | None = None
+        context = CONTEXT
+        if self._source is not None:
+            with suppress(FileNotFoundError):
+                self._size, context = self._source.limits()
+                check_limits(self.model, dimensions, None, self._size, context)
+        self._max_tokens = min(context, self._provider.max_tokens or context)
+        if max_tokens is not None and max_tokens > self._max_tokens:
+            raise ValueError(f"max_tokens must be at most {self._max_tokens}, what the server reads, got {max_tokens}")
+        self._sends_dimensions = send_dimensions and dimensions is not None
+        self._lock = threading.Lock()
+        self._held: tuple[int, ThreadPoolExecutor, Endpoint] | None = None
+
+    @property
+    def model(self) -> str:
+        """What the server runs, as it was given."""
+        return self.settings.model
+
+    @property
+    def endpoint(self) -> Endpoint:
+        """The server as it is, for a look at what it sends."""
+        return self._live()[1]
+
+    @property
+    def dimensions(self) -> int:
+        """Components of the vectors that it returns; a model that is not known here is asked for one vector."""
+        if self.settings.dimensions is not None:
+            return self.settings.dimensions
+        if self._size is None:
+            self._embed(["a"], 0)
+        return self._size or 0
+
+    @property
+    def max_tokens(self) -> int:
+        """Tokens of a text at most, prompt and end token included."""
+        return self.settings.max_tokens or self._max_tokens
+
+    @property
+    def fingerprint(self) -> str:
+        """Names all that changes a document's vector: a namespace for caches, a label for indexes.
+
+        It is the one of a `Qwen3Encoder` of the same model, revision, dimensions and document instruction, so that an
+        index made on this machine can be searched through a server. A server doesn't tell its revision: it is taken to
+        run the files that this machine has (the folder, or the revision in the hub's cache), or else the commit given
+        as `revision`. Where there is neither, the fingerprint ends in "unpinned" and equals no local one. A model known
+        by name only is named together with its host. `max_tokens` is left out: no text is ever cut.
+        """
+        return vector_space(self._version, self.dimensions, self._document_prompt)
+
+    @cached_property
+    def _version(self) -> str:
+        """Name the model and its revision as `Qwen3Encoder` does."""
+        settings, revision = self.settings, self.settings.revision
+        if self._source is None:
+            return _plain(f"{urlsplit(settings.base_url).netloc}.{settings.model}-unpinned")
+        name = "local" if self._source.is_folder else self._source.location.replace("/", ".")
+        with suppress(FileNotFoundError):
+            return f"{name}-{self._source.pinned().version()}"
+        if revision is None:
+            return f"{name}-unpinned"
+        return f"{name}-{revision[:12]}" if _COMMIT.fullmatch(revision) else f"{name}-{_plain(revision)}-unpinned"
+
+    @property
+    def query_fingerprint(self) -> str:
+        """Names all that changes a query's vector: the fingerprint and the query instruction."""
+        return f"{self.fingerprint}.query-{short_hash(self._query_prompt)}"
+
+    def count_tokens(self, texts: Iterable[str]) -> list[int]:
+        """Count each text's tokens, the end token included, with the model's tokenizer on this machine.
+
+        Args:
+            texts: bare texts; a prompt's tokens are not counted.
+
+        Returns:
+            One number a text.
+
+        Raises:
+            TypeError: texts is a single string, or an item is not a string.
+            FileNotFoundError: the tokenizer is neither in a folder nor in the hub's cache.
+        """
+        if self._tokenization is None:
+            raise FileNotFoundError(f"the tokenizer of {self.model} is not on this machine{self._remedy()}")
+        return self._tokenization.count(as_texts(texts))
+
+    def replaced(self, **changes: Any) -> RemoteEncoder:
+        """Make an encoder with the same settings and key but for some.
+
+        Args:
+            **changes: settings by name.
+
+        Returns:
+            A new encoder.
+        """
+        return type(self)(**{**self.settings.to_dict(), "api_key": self._key, **changes})
+
+    def close(self) -> None:
+        """Close the connections; a later use opens new ones."""
+        with self._lock:
+            held, self._held = self._held, None
+        if held is not None:
+            held[1].shutdown()
+            held[2].close()
+
+    def _encode(self, texts: list[str], prompt: str, show_progress: bool) -> NDArray[np.float32]:
+        inputs = [encodable_text(prompt + text) for text in texts]
+        sizes = self._checked_sizes(inputs)
+        if not inputs:
+            return np.zeros((0, self.dimensions), dtype=np.float32)
+        batch_size = self.settings.batch_size or self._provider.batch_size
+        groups = list(_groups(sizes, batch_size, self.settings.batch_tokens or CONTEXT))
+        threads = self._live()[0]
+        futures = [threads.submit(self._embed, inputs[start:stop], start) for start, stop in groups]
+        rows: list[NDArray[np.float32]] = []
+        hide = not show_progress or len(groups) == 1
+        try:
+            with tqdm(total=len(inputs), desc="Embedding", unit="text", disable=hide) as progress:
+                for future in futures:
+                    rows.append(future.result())
+                    progress.update(len(rows[-1]))
+        finally:
+            for future in futures:
+                future.cancel()
+        return np.concatenate(rows)
+
+    def _embed(self, inputs: list[str], first: int) -> NDArray[np.float32]:
+        """Send one request, and give unit vectors of the dimensions asked for."""
+        wanted = self.settings.dimensions
+        vectors, asked = self._ask(inputs, first)
+        size = vectors.shape[1]
+        with self._lock:
+            if self._size is None and not asked:
+                self._size = size
+            known = self._size
+        if size != known and not (asked and size == wanted):
+            raise EndpointError(
+                f"{named(first, len(inputs))} got vectors of {size} components, but {self.model} has {known}"
+            )
+        if wanted is not None and size < wanted:
+            raise EndpointError(
+                f"{named(first, len(inputs))} got vectors of {size} components, fewer than dimensions={wanted}; "
+                "send_dimensions=True asks the server for more"
+            )
+        unit = truncate(vectors, wanted or size)
+        zeros = np.flatnonzero(~unit.any(axis=1))
+        if len(zeros):
+            raise EndpointError(f"the text at index {first + zeros[0]} got a vector of zeros")
+        return unit
+
+    def _ask(self, inputs: list[str], first: int) -> tuple[NDArray[np.float32], bool]:
+        """Send one request: the server's vectors, and whether it took `dimensions`."""
+        endpoint, refusal = self.endpoint, ""
+        if self._sends_dimensions:
+            try:
+                return endpoint.embed(inputs, dimensions=self.settings.dimensions, first=first).vectors, True
+            except EndpointError as error:
+                if error.status not in (400, 422):
+                    raise
+                refusal = str(error)
+        # What was wrong with the texts is wrong without the field too, and raised here.
+        vectors = endpoint.embed(inputs, first=first).vectors
+        if refusal:
+            self._sends_dimensions = False
+            logger.warning("the server refuses dimensions, so vectors are cut here: %s", refusal)
+        return vectors, False
+
+    def _checked_sizes(self, inputs: list[str]) -> list[int]:
+        """Give each text's tokens, or a number that is not smaller; refuse a text that may have too many."""
+        limit = self.max_tokens
+        # A byte-level tokenizer makes no more tokens than there are bytes, so short texts need not be counted.
+        sizes = [len(unicodedata.normalize("NFC", text).encode()) + 1 for text in inputs]
+        in_doubt = bool(sizes) and (max(sizes) > limit or sum(sizes) > (self.settings.batch_tokens or CONTEXT))
+        tokenization = self._tokenization if in_doubt else None
+        if tokenization is not None:
+            sizes = tokenization.count(inputs)
+        for index, size in enumerate(sizes):
+            if size > limit and tokenization is not None:
+                raise ValueError(f"the text at index {index} has {size} tokens, more than max_tokens={limit}")
+            if size > limit:
+                raise ValueError(
+                    f"the text at index {index} has {size - 1} bytes and may have more than max_tokens={limit} tokens, "
+                    f"which can't be counted{self._remedy()}"
+                )
+        return sizes
+
+    def _remedy(self) -> str:
+        if self._source is None:
+            return f": nothing is known of a model named {self.model!r}"
+        return (
+            f": run `hf download {self._source.location} --include 'tokenizer*' config.json`, or give a folder as model"
+        )
+
+    @cached_property
+    def _tokenization(self) -> Tokenization | None:
+        # No file at all, or a folder without a tokenizer.
+        with suppress(FileNotFoundError, ValueError):
+            return None if self._source is None else shared_tokenization(self._source.pinned())
+        return None
+
+    def _live(self) -> tuple[ThreadPoolExecutor, Endpoint]:
+        """Give threads and connections of this process: a fork must share neither with the process it came from."""
+        with self._lock:
+            if self._held is None or self._held[0] != os.getpid():
+                settings, spec = self.settings, find_spec(self.settings.model)
+                name = settings.served_model_name or (spec and spec.hub_id) or settings.model
+                endpoint = Endpoint(
+                    settings.base_url, name, self._key, max_retries=settings.max_retries, timeout=settings.timeout
+                )
+                threads = ThreadPoolExecutor(settings.concurrency, thread_name_prefix="qwen3-remote")
+                self._held = os.getpid(), threads, endpoint
+            return self._held[1:]
+
+    def __enter__(self) -> RemoteEncoder:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __copy__(self) -> RemoteEncoder:
+        return self
+
+    def __deepcopy__(self, memo: object) -> RemoteEncoder:
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _from_settings, (type(self), self.settings.to_dict())
+
+    def __repr__(self) -> str:
+        default = RemoteSettings("http://host").to_dict()
+        shown = {name: value for name, value in self.settings.to_dict().items() if value != default[name]}
+        return f"RemoteEncoder({', '.join(f'{name}={value!r}' for name, value in shown.items())})"
+
+
+def _from_settings(kind: type[RemoteEncoder], settings: dict[str, Any]) -> RemoteEncoder:
+    return kind(**settings)
+
+
+def _known_source(model: str | os.PathLike[str], revision: str | None, cache_folder: str | None) -> ModelSource | None:
+    """Give where files lie on this machine that tell a model's size, tokenizer and version; None for any other name."""
+    try:
+        location = locate(model)
+    except ValueError:
+        return None
+    return ModelSource(location, revision, cache_folder, local_files_only=True)
+
+
+def _plain(name: str) -> str:
+    """Replace what a namespace can't hold."""
+    return re.sub(r"[^\w.-]", "_", name)
+
+
+def _groups(sizes: Sequence[int], batch_size: int, batch_tokens: int) -> Iterator[tuple[int, int]]:
+    """Give the bounds of requests, in order, of at most so many texts and tokens; a text alone may have more."""
+    start = tokens = 0
+    for index, size in enumerate(sizes):
+        if index > start and (index - start == batch_size or tokens + size > batch_tokens):
+            yield start, index
+            start, tokens = index, 0
+        tokens += size
+    yield start, len(sizes)

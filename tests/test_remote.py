@@ -1,0 +1,422 @@
+"""The remote encoder against a server that computes with plain transformers and misbehaves on purpose."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import multiprocessing
+import pickle
+import random
+import traceback
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from pydantic import SecretStr
+
+from qwen3_embed_integrations import INSTRUCTIONS, EndpointError, Qwen3Encoder, RemoteEncoder, remote
+from qwen3_embed_integrations.endpoint import OTHER, PROVIDERS
+from qwen3_embed_integrations.models import CONTEXT, TINY_FOLDER
+from tests.conftest import as_query, cosines
+from tests.misbehaving_server import LASTING, PASSING, Model, serving
+
+TEXTS = ["Copy a directory tree.", "def f(x):\n    return x\n", "  \n", "", "x \ud800 y", "你好, 世界"] * 2
+KEY = "sk-do-not-show-0123456789"
+
+
+@pytest.fixture(scope="module")
+def model(model_folder):
+    return Model(model_folder)
+
+
+@pytest.fixture
+def server(model):
+    with serving(model) as running:
+        yield running
+
+
+@pytest.fixture
+def make(server, model_folder):
+    made = []
+
+    def make(**settings) -> RemoteEncoder:
+        made.append(RemoteEncoder(server.url, **{"model": model_folder, **settings}))
+        return made[-1]
+
+    yield make
+    for encoder in made:
+        encoder.close()
+
+
+def readable(texts):
+    return [text.replace("\ud800", "\ufffd") for text in texts]
+
+
+def test_vectors_are_those_of_the_local_encoder_and_of_plain_transformers(make, model_folder, reference):
+    encoder, local = make(batch_size=5), Qwen3Encoder(model_folder, dtype="float32", device="cpu")
+    for found, expected, plain in (
+        (encoder.encode_documents(TEXTS), local.encode_documents(TEXTS), readable(TEXTS)),
+        (encoder.encode_queries(TEXTS), local.encode_queries(TEXTS), map(as_query, readable(TEXTS))),
+    ):
+        assert found.dtype == np.float32
+        assert found.shape == (len(TEXTS), encoder.dimensions) == (12, 64)
+        assert cosines(found, expected).min() >= 0.99999
+        assert cosines(found, reference([*plain])).min() >= 0.99999
+        np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, atol=1e-6)
+
+
+@pytest.mark.parametrize("settings", [{"dimensions": 40}, {"dimensions": 40, "send_dimensions": True}])
+@pytest.mark.parametrize("fault", ["", "not-normalised", "dimensions-refused", "dimensions-ignored", "cut-only"])
+def test_cut_vectors_are_the_local_ones_whatever_the_server_does(make, server, model_folder, settings, fault):
+    server.faults = frozenset({fault})
+    expected = Qwen3Encoder(model_folder, dimensions=40, dtype="float32").encode_documents(TEXTS)
+    encoder = make(**settings)
+    for _ in range(2):
+        assert cosines(encoder.encode_documents(TEXTS), expected).min() >= 0.99999
+    asked = ["dimensions" in request for request in server.requests]
+    if "send_dimensions" not in settings:
+        assert asked == [False, False]
+    elif fault == "dimensions-refused":
+        # Once with it, once without it, and never again.
+        assert asked == [True, False, False]
+    else:
+        assert asked == [True, True]
+
+
+def test_instructions_are_written_here_and_nothing_but_texts_is_sent(make, server, model_folder):
+    encoder = make(document_instruction="legal", query_instruction="code_search", served_model_name="served")
+    encoder.encode_documents(["a"])
+    encoder.encode_queries(["b"])
+    encoder.encode_queries(["c"], instruction="Find tests that check:")
+    assert server.requests == [
+        {"model": "served", "input": [text], "encoding_format": "float"}
+        for text in (
+            as_query("a", INSTRUCTIONS["legal"]),
+            as_query("b", INSTRUCTIONS["code_search"]),
+            as_query("c", "Find tests that check:"),
+        )
+    ]
+    with pytest.raises(TypeError, match="the text at index 1 must be a string"):
+        encoder.encode_documents(["a", [15, 2]])
+    assert len(server.requests) == 3
+    make(model="4B").close()
+    with pytest.raises(EndpointError):
+        make(model="4B").encode_queries(["a"])
+    assert server.requests[-1]["model"] == "Qwen/Qwen3-Embedding-4B"
+
+
+def test_order_is_kept_and_no_more_requests_than_allowed_are_under_way(make, server, reference):
+    server.faults = frozenset({"shuffled"})
+    texts = [f"text number {number}" for number in range(60)]
+    found = make(batch_size=4, concurrency=3).encode_documents(texts)
+    assert cosines(found, reference(texts)).min() >= 0.99999
+    assert sorted(len(request["input"]) for request in server.requests) == [4] * 15
+    assert server.most_at_once <= 3
+
+
+def test_requests_hold_no_more_tokens_than_allowed(make, server, model):
+    texts = ["word " * number for number in (1, 5, 9, 30, 2, 2, 2, 40, 1)]
+    encoder = make(batch_tokens=20, concurrency=1)
+    expected = [len(ids) for ids in model.tokenizer(texts)["input_ids"]]
+    assert encoder.count_tokens(texts) == expected
+    encoder.encode_documents(texts)
+    sums = [sum(encoder.count_tokens(request["input"])) for request in server.requests]
+    assert sum(sums) == sum(expected)
+    assert all(total <= 20 or len(request["input"]) == 1 for total, request in zip(sums, server.requests, strict=True))
+    assert len(sums) < len(texts)
+
+
+@pytest.mark.parametrize("fault", PASSING)
+def test_what_passes_is_tried_again(make, server, reference, fault):
+    server.script = [fault, fault]
+    encoder = make(timeout=0.5 if fault == "slow" else 60)
+    assert cosines(encoder.encode_documents(TEXTS), reference(readable(TEXTS))).min() >= 0.99999
+    assert server.done == {fault: 2, "": 1}
+
+
+def test_a_storm_loses_and_swaps_nothing(make, server, reference):
+    texts = [f"text number {number}" for number in range(400)]
+    faults = [*["429"] * 30, *["500"] * 12, *["503-html"] * 12, *["reset"] * 8, *["cut-body"] * 8]
+    server.script = [*faults, *[""] * 50]
+    random.Random(7).shuffle(server.script)
+    server.faults = frozenset({"shuffled"})
+    found = make(batch_size=4, concurrency=16, max_retries=30).encode_documents(texts)
+    similarities = found @ reference(texts).T
+    lost = len(texts) - len(found)
+    swapped = int((similarities.argmax(axis=1) != np.arange(len(texts))).sum())
+    assert (lost, swapped) == (0, 0)
+    assert similarities.diagonal().min() >= 0.99999
+    # 100 requests, 70 faults: each fault cost one more request.
+    assert sum(count for fault, count in server.done.items() if fault) == len(faults) == 70
+    assert len(server.requests) == 170
+
+
+@pytest.mark.parametrize("fault", LASTING)
+def test_a_wrong_answer_is_an_error_that_names_the_texts(make, server, fault):
+    server.script = ["", fault]
+    with pytest.raises(EndpointError) as caught:
+        make(batch_size=4, concurrency=1).encode_documents(TEXTS[:8])
+    wanted = {
+        "short": "3 vectors in the answer for the texts at indexes 4 to 7, 4 texts: none for index 7",
+        "long": "5 vectors in the answer for the texts at indexes 4 to 7",
+        "nan": "the text at index 7 got a vector with numbers that are not finite",
+        "null": "the text at index 7 got a vector with numbers that are not finite",
+        "zero": "the text at index 7 got a vector of zeros",
+        "narrow": "the texts at indexes 4 to 7 got vectors of 63 components, but .* has 64",
+        "ragged": "the text at index 7 got a vector of shape",
+        "repeated-index": "for the texts at indexes 4 to 7, 4 texts: none for index 7",
+        "html-200": "no embeddings in the answer for the texts at indexes 4 to 7, but <html>.*Bad Gateway",
+        "empty-object": "no embeddings in the answer for the texts at indexes 4 to 7",
+        "no-json": "no embeddings in the answer for the texts at indexes 4 to 7",
+    }
+    caught.match(wanted[fault])
+    assert server.done[fault] == 1
+    assert isinstance(pickle.loads(pickle.dumps(caught.value)), EndpointError)
+
+
+def test_what_never_passes_ends_with_the_servers_words(make, server):
+    server.script = ["503-html"] * 3
+    with pytest.raises(EndpointError, match=r"the text at index 0: status 503: .*Bad Gateway") as caught:
+        make(max_retries=2).encode_queries(["a"])
+    assert caught.value.status == 503
+    assert len(server.requests) == 3
+    server.most_texts = 2
+    with pytest.raises(EndpointError, match=r"indexes 0 to 2: status 413: .*batch size 3 > 2"):
+        make(batch_size=3).encode_documents(["a", "b", "c"])
+    assert len(server.requests) == 4
+
+
+def test_a_server_that_is_not_there():
+    with serving(None) as gone:
+        url = gone.url
+    with pytest.raises(EndpointError, match=r"no vectors for the text at index 0: .*refused"):
+        RemoteEncoder(url, model="tiny", max_retries=0).encode_queries(["a"])
+
+
+def test_too_long_a_text_is_refused_before_anything_is_sent(make, server, tmp_path):
+    encoder = make(max_tokens=12, batch_size=1)
+    assert (encoder.max_tokens, make().max_tokens) == (12, 8192)
+    # More bytes than max_tokens, but not more tokens.
+    fits = next(text for text in ("def " * 9, "return " * 9) if encoder.count_tokens([text])[0] <= 12)
+    assert len(fits) > 12
+    assert encoder.encode_documents([fits]).shape == (1, 64)
+    sent = len(server.requests)
+    with pytest.raises(ValueError, match=r"the text at index 1 has \d+ tokens, more than max_tokens=12"):
+        encoder.encode_documents(["a", "word " * 50])
+    with pytest.raises(ValueError, match="the text at index 0 has"):
+        encoder.encode_queries(["a"])
+    unknown = make(model="acme/other", cache_folder=tmp_path, max_tokens=12)
+    assert unknown.encode_documents(["a" * 11]).shape == (1, 64)
+    with pytest.raises(ValueError, match=r"index 1 has 12 bytes and may have more .* run `hf download acme/other"):
+        unknown.encode_documents(["a", "a" * 12])
+    with pytest.raises(FileNotFoundError, match="the tokenizer of acme/other is not on this machine"):
+        unknown.count_tokens(["a"])
+    with pytest.raises(FileNotFoundError, match="nothing is known of a model named 'text-embedding-v4'"):
+        make(model="text-embedding-v4").count_tokens(["a"])
+    assert len(server.requests) == sent + 1
+
+
+def test_a_model_that_is_not_known_here_tells_its_size_itself(make, server):
+    encoder = make(model="embed:latest")
+    assert encoder.dimensions == 64
+    assert len(server.requests) == 1
+    assert encoder.encode_documents([]).shape == (0, 64)
+    server.script = ["narrow"]
+    with pytest.raises(EndpointError, match="got vectors of 63 components, but embed:latest has 64"):
+        encoder.encode_documents(["a"])
+    with pytest.raises(EndpointError, match="64 components, fewer than dimensions=65; send_dimensions=True asks"):
+        make(model="embed:latest", dimensions=65).encode_documents(["a"])
+
+
+def test_the_fingerprint_is_the_local_one(make, model_folder, other_folder, tmp_path):
+    for settings in ({}, {"dimensions": 40}, {"document_instruction": "legal"}, {"query_instruction": "legal"}):
+        local = Qwen3Encoder(model_folder, **settings)
+        assert make(**settings, max_tokens=100).fingerprint == local.fingerprint
+        assert make(**settings).query_fingerprint == local.query_fingerprint
+    assert make(model=other_folder).fingerprint != make().fingerprint
+    commit = "c54f2e6e80b2d7b7de06f51cec4959f6b3e03418"
+    pinned = make(model="0.6B", revision=commit, cache_folder=tmp_path)
+    assert pinned.fingerprint == f"Qwen.Qwen3-Embedding-0.6B-{commit[:12]}.d1024.doc-none"
+    assert make(model="0.6B", cache_folder=tmp_path).fingerprint == "Qwen.Qwen3-Embedding-0.6B-unpinned.d1024.doc-none"
+    branch = make(model="0.6B", revision="refs/pr/1", cache_folder=tmp_path)
+    assert branch.fingerprint == "Qwen.Qwen3-Embedding-0.6B-refs_pr_1-unpinned.d1024.doc-none"
+    named = make(model="embed:latest", dimensions=64).fingerprint
+    assert named.startswith("127.0.0.1_")
+    assert named.endswith(".embed_latest-unpinned.d64.doc-none")
+
+
+def test_a_revision_in_the_hubs_cache_is_the_one_taken(make, model_folder, tmp_path):
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    root = tmp_path / "models--acme--other"
+    (root / "snapshots").mkdir(parents=True)
+    (root / "snapshots" / commit).symlink_to(model_folder)
+    (root / "refs").mkdir()
+    (root / "refs" / "main").write_text(commit)
+    settings = {"model": "acme/other", "cache_folder": str(tmp_path)}
+    local = Qwen3Encoder(**settings, local_files_only=True)
+    encoder = make(**settings)
+    assert encoder.fingerprint == local.fingerprint
+    assert commit[:12] in encoder.fingerprint
+    assert encoder.count_tokens(["a b c"]) == local.count_tokens(["a b c"])
+    with pytest.raises(ValueError, match="dimensions must be between 32 and 64 for acme/other, got 65"):
+        make(**settings, dimensions=65)
+
+
+async def test_async_calls_do_not_wait_for_each_other(make, server, reference):
+    encoder = make()
+    server.script = ["slow", "slow"]
+    waiting = [asyncio.create_task(encoder.aencode_queries([text])) for text in ("a", "b")]
+    while server.done["slow"] < 2:
+        await asyncio.sleep(0.01)
+    found = await asyncio.gather(encoder.aencode_queries(["c"]), encoder.aencode_documents(["d", "e"]))
+    expected = reference([as_query("c"), "d", "e"])
+    assert cosines(np.concatenate(found), expected).min() >= 0.99999
+    assert not any(task.done() for task in waiting)
+    server.release.set()
+    vectors = [await task for task in waiting]
+    assert cosines(np.concatenate(vectors), reference([as_query("a"), as_query("b")])).min() >= 0.99999
+
+
+def test_many_threads_share_one_encoder(make, server, reference):
+    encoder, texts = make(concurrency=2), [f"text {number}" for number in range(40)]
+    with ThreadPoolExecutor(16) as threads:
+        found = list(threads.map(lambda text: encoder.encode_documents([text])[0], texts))
+    assert cosines(np.stack(found), reference(texts)).min() >= 0.99999
+    assert server.most_at_once <= 2
+
+
+def _in_worker(encoder, text):
+    return encoder.encode_documents([text])
+
+
+def test_worker_processes_spawned_and_forked(make, reference):
+    encoder = make()
+    expected = encoder.encode_documents(["a"])
+    for method in ("spawn", "fork"):
+        with multiprocessing.get_context(method).Pool(1) as pool:
+            assert pool.apply(_in_worker, (encoder, "a")).tolist() == expected.tolist()
+
+
+def test_closing_is_no_end(make):
+    with make() as encoder:
+        expected = encoder.encode_queries(["a"])
+    assert encoder.encode_queries(["a"]).tolist() == expected.tolist()
+
+
+def test_a_copy_with_other_settings_keeps_the_key(make, server):
+    server.key = KEY
+    other = make(api_key=KEY, dimensions=40).replaced(dimensions=48)
+    assert other.encode_queries(["a"]).shape == (1, 48)
+
+
+def test_the_key_shows_nowhere(make, server, caplog, monkeypatch):
+    caplog.set_level(logging.DEBUG)
+    for name in ("openai", "httpx", "httpcore", "httpx2", "httpcore2"):
+        monkeypatch.setattr(logging.getLogger(name), "level", logging.DEBUG)
+    monkeypatch.delenv(OTHER.key_variable, raising=False)
+    server.key = KEY
+    encoder = make(api_key=f" {KEY}\n")
+    assert encoder.encode_queries(["a"]).shape == (1, 64)
+    server.key = "another"
+    with pytest.raises(EndpointError, match=r"status 401: .*bad key in Bearer \*\*\*") as caught:
+        encoder.encode_queries(["a"])
+    error = caught.value
+    assert error.__context__ is error.__cause__ is None
+    pickled = pickle.dumps(encoder) + pickle.dumps(error)
+    shown = [repr(encoder), str(encoder.settings), str(vars(encoder)), json.dumps(encoder.settings.to_dict())]
+    shown += [repr(error), str(vars(error)), "".join(traceback.format_exception(error)), caplog.text, str(pickled)]
+    assert not any(KEY in text for text in shown)
+    for wrong in (7, "sk-\u2013dash", b"sk-do-not-show"):
+        with pytest.raises((TypeError, ValueError), match="api_key") as caught:
+            make(api_key=wrong)
+        assert "do-not-show" not in str(caught.value)
+
+
+def test_the_key_is_read_from_the_environment_also_after_unpickling(make, server, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-of-another-service")
+    monkeypatch.setenv("OPENAI_ORG_ID", "org-of-another-service")
+    monkeypatch.delenv(OTHER.key_variable, raising=False)
+    make().encode_queries(["a"])
+    assert "of-another-service" not in str(server.sent_headers)
+    server.key = KEY
+    given = make(api_key=SecretStr(KEY))
+    assert given.encode_queries(["a"]).shape == (1, 64)
+    with pytest.raises(EndpointError, match="401"):
+        pickle.loads(pickle.dumps(given)).encode_queries(["a"])
+    monkeypatch.setenv(OTHER.key_variable, KEY)
+    again = pickle.loads(pickle.dumps(given))
+    assert again.settings == given.settings
+    assert again.encode_queries(["a"]).shape == make().encode_queries(["a"]).shape == (1, 64)
+
+
+@pytest.mark.parametrize("provider", PROVIDERS, ids=lambda provider: provider.key_variable)
+def test_what_a_service_takes_is_known(make, server, monkeypatch, provider):
+    monkeypatch.setattr(remote, "PROVIDERS", (replace(provider, hosts=(".127.0.0.1",)),))
+    monkeypatch.setenv(provider.key_variable, KEY)
+    server.key = KEY
+    encoder = make(model="embed:latest", batch_tokens=10**6)
+    encoder.encode_documents(["a"] * (provider.batch_size + 1))
+    assert sorted(len(request["input"]) for request in server.requests) == [1, provider.batch_size]
+    assert encoder.max_tokens == (provider.max_tokens or CONTEXT)
+    with pytest.raises(ValueError, match=f"max_tokens must be at most {encoder.max_tokens}"):
+        make(model="embed:latest", max_tokens=CONTEXT + 1)
+
+
+def test_hosts_of_services():
+    def size(url):
+        return RemoteEncoder(url, model="8B")._provider.batch_size
+
+    assert size("https://dashscope-intl.aliyuncs.com/compatible-mode/v1") == 10
+    assert size("https://dashscope.aliyuncs.com/compatible-mode/v1") == 10
+    assert size("https://api.siliconflow.cn/v1") == size("https://api.siliconflow.com/v1") == 64
+    assert size("https://api.deepinfra.com/v1/openai") == 1024
+    assert size("http://localhost:8000/v1") == size("https://mine.pai-eas.aliyuncs.com/v1") == 32
+
+
+@pytest.mark.parametrize(
+    ("settings", "error", "message"),
+    [
+        ({"base_url": "localhost:8000"}, ValueError, "base_url must look like"),
+        ({"base_url": "https://me:secret@host/v1"}, ValueError, "base_url must hold no user, password or query"),
+        ({"base_url": "https://host/v1?key=secret"}, ValueError, "base_url must hold no user, password or query"),
+        ({"base_url": None}, TypeError, "base_url must be a string"),
+        ({"dimensions": 5000}, ValueError, "dimensions must be between 32 and 256 for tiny, got 5000"),
+        ({"dimensions": 64.0}, TypeError, "dimensions must be an integer"),
+        ({"send_dimensions": True}, ValueError, "send_dimensions=True needs dimensions"),
+        ({"concurrency": 0}, ValueError, "concurrency must be at least 1"),
+        ({"max_retries": -1}, ValueError, "max_retries must be at least 0"),
+        ({"timeout": 0}, ValueError, "timeout must be more than 0"),
+        ({"query_instruction": "websearch"}, ValueError, "did you mean 'web_search'"),
+        ({"max_tokens": 40_000}, ValueError, "max_tokens must be at most 32768"),
+    ],
+)
+def test_wrong_settings_are_refused_at_once(settings, error, message):
+    with pytest.raises(error, match=message) as caught:
+        RemoteEncoder(**{"base_url": "http://host/v1", "model": "tiny", **settings})
+    assert "secret" not in str(caught.value)
+
+
+def test_a_relative_folder_stays_the_same_one_elsewhere(model_folder, monkeypatch, tmp_path):
+    monkeypatch.chdir(model_folder.parent)
+    encoder = RemoteEncoder("http://host/v1", model=model_folder.name)
+    monkeypatch.chdir(tmp_path)
+    assert (
+        pickle.loads(pickle.dumps(encoder)).fingerprint == encoder.fingerprint == Qwen3Encoder(model_folder).fingerprint
+    )
+
+
+def test_the_url_may_end_in_the_path():
+    assert RemoteEncoder("http://host/v1/embeddings", model="tiny").settings.base_url == "http://host/v1"
+    assert RemoteEncoder("http://host/v1/", model="tiny").settings.base_url == "http://host/v1"
+
+
+def test_tiny_behind_a_server_searches_an_index_made_here():
+    documents = ["Copy a directory tree.", "Compute a square root.", "Parse the command line."]
+    local = Qwen3Encoder("tiny", dimensions=128)
+    with serving(Model(TINY_FOLDER)) as running, RemoteEncoder(running.url, model="tiny", dimensions=128) as encoder:
+        assert encoder.fingerprint == local.fingerprint
+        scores = encoder.encode_queries(["how do I copy a folder?"]) @ local.encode_documents(documents).T
+        assert scores.argmax() == 0
+        assert cosines(encoder.encode_documents(documents), local.encode_documents(documents)).min() >= 0.9999
