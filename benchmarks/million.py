@@ -34,7 +34,7 @@ PART = 50_000
 SEED = 0
 LEAST_CHARACTERS, MOST_CHARACTERS = 40, 240
 BREADTHS = (64, 96, 128, 192, 256, 384, 512, 768)
-NEIGHBORS, EF_CONSTRUCTION = 32, 100
+NEIGHBORS, EF_CONSTRUCTION = 48, 200
 
 # Measured on 200,000 of tiny's document vectors: the eigenvalues of their covariance fall as rank ** -0.74, and a
 # query's cosines to its first, tenth and hundredth document are 0.64, 0.54 and 0.45.

@@ -67,9 +67,9 @@ def two_stage_index(
     search_dimensions: int | None = None,
     *,
     oversampling: int = 12,
-    ef_search: int = 128,
-    neighbors: int = 32,
-    ef_construction: int = 100,
+    ef_search: int = 192,
+    neighbors: int = 48,
+    ef_construction: int = 200,
 ) -> faiss.Index:
     """Make an empty FAISS index that finds candidates by small vectors and ranks them by the full ones.
 
