@@ -180,6 +180,20 @@ Search = Callable[[Vectors, int, int], NDArray[np.int64]]
 """From queries, breadth and threads to places, shape (n, TOP)."""
 
 
+def faiss_search(index: Any, graph: Any) -> Search:
+    """Search a FAISS index, whose graph, if it has one, is told the breadth."""
+    import faiss
+
+    def search(queries: Vectors, breadth: int, threads: int) -> NDArray[np.int64]:
+        faiss.omp_set_num_threads(threads)
+        if graph is not None:
+            graph.hnsw.efSearch = breadth
+        places: NDArray[np.int64] = index.search(queries, TOP)[1]
+        return places
+
+    return search
+
+
 def two_stages(data: Data, search_dimensions: int, oversampling: int) -> Search:
     """Build this package's index."""
     import faiss
@@ -197,15 +211,7 @@ def two_stages(data: Data, search_dimensions: int, oversampling: int) -> Search:
         )
         index.add(vectors)
     assert index is not None
-    graph = faiss.downcast_index(faiss.downcast_index(index.base_index).index).hnsw
-
-    def search(queries: Vectors, breadth: int, threads: int) -> NDArray[np.int64]:
-        faiss.omp_set_num_threads(threads)
-        graph.efSearch = breadth
-        places: NDArray[np.int64] = index.search(queries, TOP)[1]
-        return places
-
-    return search
+    return faiss_search(index, faiss.downcast_index(faiss.downcast_index(index.base_index).index))
 
 
 def faiss_hnsw(data: Data) -> Search:
@@ -218,14 +224,7 @@ def faiss_hnsw(data: Data) -> Search:
             index = faiss.IndexHNSWFlat(vectors.shape[1], NEIGHBORS, faiss.METRIC_INNER_PRODUCT)
             index.hnsw.efConstruction = EF_CONSTRUCTION
         index.add(vectors)
-
-    def search(queries: Vectors, breadth: int, threads: int) -> NDArray[np.int64]:
-        faiss.omp_set_num_threads(threads)
-        index.hnsw.efSearch = breadth
-        places: NDArray[np.int64] = index.search(queries, TOP)[1]
-        return places
-
-    return search
+    return faiss_search(index, index)
 
 
 def exact(data: Data) -> Search:
@@ -236,13 +235,7 @@ def exact(data: Data) -> Search:
     for vectors in data.documents():
         index = index or faiss.IndexFlatIP(vectors.shape[1])
         index.add(vectors)
-
-    def search(queries: Vectors, breadth: int, threads: int) -> NDArray[np.int64]:
-        faiss.omp_set_num_threads(threads)
-        places: NDArray[np.int64] = index.search(queries, TOP)[1]
-        return places
-
-    return search
+    return faiss_search(index, None)
 
 
 def usearch(data: Data) -> Search:
