@@ -80,7 +80,7 @@ class Quantizer:
         return cls(precision, np.stack([array.min(axis=0), array.max(axis=0)]))
 
     def quantize(self, vectors: ArrayLike) -> NDArray[Any]:
-        """Turn vectors into codes; a component outside the ranges takes the nearest code.
+        """Turn vectors into codes; a component outside the ranges takes the code at their end.
 
         Args:
             vectors: shape (n, d).
@@ -93,7 +93,16 @@ class Quantizer:
         """
         from sentence_transformers.util import quantize_embeddings
 
-        return np.asarray(quantize_embeddings(self._checked(vectors), self.precision, ranges=self.ranges))
+        array = self._checked(vectors)
+        # sentence-transformers before 6 lets what is out of range wrap around, and rounds signed codes another way: it
+        # gets values within the ranges, whole bytes, and the name of the unsigned codes.
+        if self.ranges is None:
+            array = np.pad(array, ((0, 0), (0, -array.shape[1] % 8)))
+            codes = quantize_embeddings(array, "ubinary")
+        else:
+            codes = quantize_embeddings(np.clip(array, *self.ranges), "uint8", ranges=self.ranges)
+        offset = _OFFSETS[self.precision]
+        return (np.asarray(codes, dtype=np.int16) - offset).astype(np.int8 if offset else np.uint8)
 
     def scores(self, queries: ArrayLike, codes: ArrayLike) -> NDArray[np.float32]:
         """Compare queries as they are with codes: closer to the true cosines than codes with codes (rescoring).
