@@ -24,6 +24,12 @@ app = typer.Typer(
 console = Console()
 
 
+def _hide_loading() -> None:
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()  # type: ignore[no-untyped-call]  # transformers leaves it untyped
+
+
 @app.command()
 def demo(
     question: Annotated[
@@ -32,12 +38,10 @@ def demo(
     model: Annotated[str, typer.Option(help="tiny, 0.6B, 4B, 8B, a hub id or a folder.")] = "tiny",
 ) -> None:
     """Search the documentation of Python's standard library through each installed framework."""
-    from transformers.utils.logging import disable_progress_bar
-
     from qwen3_embed_integrations.demo import QUESTIONS, build
     from qwen3_embed_integrations.encoder import Qwen3Encoder
 
-    disable_progress_bar()  # type: ignore[no-untyped-call]  # transformers leaves it untyped
+    _hide_loading()
     try:
         encoder = Qwen3Encoder(model, query_instruction="code_search")
     except ValueError as error:
@@ -106,13 +110,11 @@ def bench(
     png_file: Annotated[Path | None, typer.Option("--png", help="Where to write a bar chart.")] = None,
 ) -> None:
     """Measure this package and its peers side by side on this machine's CPU; run nothing else meanwhile."""
-    from transformers.utils.logging import disable_progress_bar
-
     from qwen3_embed_integrations.bench.chart import draw
     from qwen3_embed_integrations.bench.measure import run
     from qwen3_embed_integrations.bench.random_model import SHAPES
 
-    disable_progress_bar()  # type: ignore[no-untyped-call]  # transformers leaves it untyped
+    _hide_loading()
     if shape not in SHAPES:
         raise typer.BadParameter(f"must be one of {', '.join(SHAPES)}, got {shape!r}", param_hint="--shape")
     _check_files(json_file, png_file)
@@ -145,7 +147,8 @@ def evaluate(
     precisions: Annotated[str, typer.Option(help="Some of float32, int8 and binary.")] = "float32,int8,binary",
     model: Annotated[str, typer.Option(help="tiny, 0.6B, 4B, 8B, a hub id or a folder.")] = "tiny",
     instruction: Annotated[
-        str | None, typer.Option(help="The queries', by name or as a sentence; web_search if left out.")
+        str | None,
+        typer.Option(help="The queries', by name or as a sentence; web_search, or code_search for functions."),
     ] = None,
     corpus: Annotated[
         Path | None, typer.Option(help="Documents as JSON lines with _id and text; the standard library if left out.")
@@ -158,14 +161,12 @@ def evaluate(
     png_file: Annotated[Path | None, typer.Option("--png", help="Where to draw quality against size.")] = None,
 ) -> None:
     """Measure what fewer dimensions and smaller components cost in quality, on your texts and queries."""
-    from transformers.utils.logging import disable_progress_bar
-
     from qwen3_embed_integrations import quality
     from qwen3_embed_integrations.encoder import Qwen3Encoder
     from qwen3_embed_integrations.matryoshka import import_faiss
     from qwen3_embed_integrations.models import MIN_DIMENSIONS
 
-    disable_progress_bar()  # type: ignore[no-untyped-call]  # transformers leaves it untyped
+    _hide_loading()
     _check_files(json_file, png_file)
     if (corpus is None) != (queries is None) or (corpus is None and qrels is not None):
         raise typer.BadParameter("give --corpus and --queries, and --qrels beside them where there are judgements")
@@ -186,7 +187,11 @@ def evaluate(
             while sizes[-1] // 2 >= MIN_DIMENSIONS:
                 sizes.append(sizes[-1] // 2)
         else:
-            sizes = [int(size) for size in dimensions.split(",")]
+            try:
+                sizes = [int(size) for size in dimensions.split(",")]
+            except ValueError:
+                message = f"must be whole numbers with commas between them, got {dimensions!r}"
+                raise typer.BadParameter(message, param_hint="--dimensions") from None
         report = quality.measure(
             encoder,
             judged,
@@ -286,12 +291,10 @@ def check_endpoint(
     The key is read from QWEN3_EMBED_API_KEY, or the variable of a known service. Exits with 1 where there is a fault,
     and with 2 where there is no answer.
     """
-    from transformers.utils.logging import disable_progress_bar
-
     from qwen3_embed_integrations.endpoint import EndpointError
     from qwen3_embed_integrations.endpoint_check import PROBES, check_endpoint
 
-    disable_progress_bar()  # type: ignore[no-untyped-call]  # transformers leaves it untyped
+    _hide_loading()
     try:
         report = check_endpoint(
             url, model=model, served_model_name=served_model_name, reference=reference, max_tokens=max_tokens

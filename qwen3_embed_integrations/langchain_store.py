@@ -340,9 +340,9 @@ class Qwen3VectorStore(VectorStore):
             documents = folder / f"documents-{uuid4().hex}.jsonl.gz"
             write_atomically(documents, gzip.compress("".join(lines).encode("ascii")))
             write_index(self._index, folder / _INDEX, encoder, documents.name)
-        for path in folder.glob("documents-*.jsonl.gz"):
-            if path != documents:
-                path.unlink()
+            for path in folder.glob("documents-*.jsonl.gz"):
+                if path != documents:
+                    path.unlink()
 
     @classmethod
     def load_local(cls, folder_path: str | os.PathLike[str], embedding: Embeddings) -> Self:

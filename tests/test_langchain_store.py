@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from datetime import date
 
 import faiss
@@ -140,6 +141,15 @@ def test_saved_and_loaded(store, embeddings, tmp_path):
     again = Qwen3VectorStore.load_local(tmp_path / "new" / "store", embeddings)
     assert again.get_by_ids(list("abcdef")) == loaded.get_by_ids(list("abcdef"))
     assert len(again.get_by_ids(list("abcdef"))) == 5
+
+
+def test_threads_that_save_at_once_leave_a_whole_store(store, embeddings, tmp_path):
+    with ThreadPoolExecutor(4) as threads:
+        for _ in range(5):
+            list(threads.map(lambda _: store.save_local(tmp_path), range(8)))
+            assert Qwen3VectorStore.load_local(tmp_path, embeddings).get_by_ids(list("abcd")) == store.get_by_ids(
+                list("abcd")
+            )
 
 
 def test_another_encoder_is_refused_by_name(store, embeddings, tmp_path):

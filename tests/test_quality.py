@@ -147,7 +147,7 @@ def test_the_command_on_files_without_judgements(files):
     [
         (["--queries", "x.jsonl"], "give --corpus and --queries"),
         (["--corpus", "no.jsonl", "--queries", "no.jsonl"], "no.jsonl"),
-        (["--dimensions", "64,many"], "many"),
+        (["--dimensions", "64,many"], "must be whole numbers with commas between them, got '64,many'"),
         (["--dimensions", "512"], "between 1 and 256"),
         (["--precisions", "int4"], "int4"),
         (["--json", "no/such/folder.json"], "there is no folder"),
