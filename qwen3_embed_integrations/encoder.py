@@ -25,6 +25,7 @@ from qwen3_embed_integrations.models import MIN_DIMENSIONS, find_spec
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+    from typing_extensions import Self
 
     from qwen3_embed_integrations.engine.engine import Engine
     from qwen3_embed_integrations.engine.tokenization import Tokenization
@@ -233,7 +234,36 @@ class EncoderSettings:
         return asdict(self)
 
 
-class Qwen3Encoder(BaseEncoder):
+class ConfiguredEncoder(BaseEncoder):
+    """An encoder that its settings tell all of: it pickles as them, and a copy is the encoder itself."""
+
+    settings: Any
+
+    @abstractmethod
+    def close(self) -> None:
+        """Let go of what it holds; a later use takes it up again."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __copy__(self) -> Self:
+        return self
+
+    def __deepcopy__(self, memo: object) -> Self:
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _from_settings, (type(self), self.settings.to_dict())
+
+
+def _from_settings(kind: type[ConfiguredEncoder], settings: dict[str, Any]) -> ConfiguredEncoder:
+    return kind(**settings)
+
+
+class Qwen3Encoder(ConfiguredEncoder):
     r"""Embeds texts with a Qwen3-Embedding model on this machine.
 
     Making one is cheap: the model is loaded by the first call that needs it, once, and shared with every other encoder
@@ -277,6 +307,8 @@ class Qwen3Encoder(BaseEncoder):
         >>> (queries @ documents.T).shape
         (1, 2)
     """
+
+    settings: EncoderSettings
 
     def __init__(
         self,
@@ -641,21 +673,6 @@ class Qwen3Encoder(BaseEncoder):
                 self._held_tokenization = shared_tokenization(source)
             return self._held_tokenization
 
-    def __enter__(self) -> Qwen3Encoder:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def __copy__(self) -> Qwen3Encoder:
-        return self
-
-    def __deepcopy__(self, memo: object) -> Qwen3Encoder:
-        return self
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _from_settings, (type(self), self.settings.to_dict())
-
     def __repr__(self) -> str:
         default = EncoderSettings().to_dict()
         shown = {name: value for name, value in self.settings.to_dict().items() if value != default[name]}
@@ -676,10 +693,6 @@ def _combined(
     sums = np.zeros((texts[-1] + 1, vectors.shape[1]), dtype=np.float32)
     np.add.at(sums, texts, vectors * weights[:, None])
     return sums
-
-
-def _from_settings(kind: type[Qwen3Encoder], settings: dict[str, Any]) -> Qwen3Encoder:
-    return kind(**settings)
 
 
 def _optional_integer(name: str, value: Any) -> int | None:

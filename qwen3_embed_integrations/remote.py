@@ -21,7 +21,7 @@ from tqdm.auto import tqdm
 
 from qwen3_embed_integrations.encoder import (
     DEFAULT_MODEL,
-    BaseEncoder,
+    ConfiguredEncoder,
     as_texts,
     check_limits,
     short_hash,
@@ -81,7 +81,7 @@ class RemoteSettings:
         return asdict(self)
 
 
-class RemoteEncoder(BaseEncoder):
+class RemoteEncoder(ConfiguredEncoder):
     r"""Embeds texts with a Qwen3-Embedding model on a server: vLLM, Text Embeddings Inference, infinity, a service, ...
 
     It gives the vectors that `Qwen3Encoder` gives: instructions are written here, and vectors are cut and brought back
@@ -127,6 +127,8 @@ class RemoteEncoder(BaseEncoder):
         >>> encoder.dimensions
         256
     """
+
+    settings: RemoteSettings
 
     def __init__(
         self,
@@ -385,29 +387,10 @@ class RemoteEncoder(BaseEncoder):
                 self._held = os.getpid(), threads, endpoint
             return self._held[1:]
 
-    def __enter__(self) -> RemoteEncoder:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def __copy__(self) -> RemoteEncoder:
-        return self
-
-    def __deepcopy__(self, memo: object) -> RemoteEncoder:
-        return self
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _from_settings, (type(self), self.settings.to_dict())
-
     def __repr__(self) -> str:
         default = RemoteSettings("http://host").to_dict()
         shown = {name: value for name, value in self.settings.to_dict().items() if value != default[name]}
         return f"RemoteEncoder({', '.join(f'{name}={value!r}' for name, value in shown.items())})"
-
-
-def _from_settings(kind: type[RemoteEncoder], settings: dict[str, Any]) -> RemoteEncoder:
-    return kind(**settings)
 
 
 def _known_source(model: str | os.PathLike[str], revision: str | None, cache_folder: str | None) -> ModelSource | None:
