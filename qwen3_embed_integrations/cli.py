@@ -281,7 +281,9 @@ class _EmbedCommand(TyperCommand):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         for place, argument in enumerate(args):
-            if argument == "--ray" and not re.fullmatch(r"auto|local|ray://.+|[\w.-]+:\d+", "".join(args[place + 1 :][:1])):
+            if argument == "--ray" and not re.fullmatch(
+                r"auto|local|ray://.+|[\w.-]+:\d+", "".join(args[place + 1 :][:1])
+            ):
                 args = [*args[: place + 1], "any", *args[place + 1 :]]
         return super().parse_args(ctx, args)
 
@@ -300,7 +302,9 @@ def embed(
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit on the hub.")] = None,
     base_url: Annotated[str | None, typer.Option(help="A server that runs the model, instead of this machine.")] = None,
     dimensions: Annotated[int | None, typer.Option(help="Of the vectors; the model's own if left out.")] = None,
-    document_instruction: Annotated[str | None, typer.Option(help="By name or as a sentence; none if left out.")] = None,
+    document_instruction: Annotated[
+        str | None, typer.Option(help="By name or as a sentence; none if left out.")
+    ] = None,
     max_tokens: Annotated[int | None, typer.Option(help="Tokens of a text that are read.")] = None,
     part_rows: Annotated[int, typer.Option(min=1, help="Rows of an output file at most.")] = 4096,
     skip_bad: Annotated[
@@ -310,8 +314,8 @@ def embed(
         str | None,
         typer.Option(
             metavar="[ADDRESS]",
-            help="Run on Ray: the cluster at this address (auto, local, HOST:PORT, ray://HOST:PORT), or the one that is "
-            "running, or else on this machine.",
+            help="Run on Ray: the cluster at this address (auto, local, HOST:PORT, ray://HOST:PORT); without one, a "
+            "cluster that runs here, or else a new one.",
         ),
     ] = None,
     workers: Annotated[int | None, typer.Option(min=1, help="Ray's actors; one a GPU or CPU if left out.")] = None,
@@ -356,8 +360,8 @@ def embed(
     except (ConnectionError, ImportError, OSError, ValueError) as error:
         raise typer.BadParameter(str(error)) from error
     lines = [
-        f"{report.rows:,} rows in {report.parts:,} files in {report.destination}; {report.embedded_rows:,} embedded now, "
-        f"{report.tokens:,} tokens in {report.seconds:,.1f} s"
+        f"{report.rows:,} rows in {report.parts:,} files in {report.destination}; "
+        f"{report.embedded_rows:,} embedded now, {report.tokens:,} tokens in {report.seconds:,.1f} s"
     ]
     if report.truncated_texts:
         lines.append(f"{report.truncated_texts:,} texts were cut to {options['encoder'].max_tokens:,} tokens")

@@ -256,6 +256,9 @@ class ConfiguredEncoder(BaseEncoder):
     def _needed_tokenization(self) -> Tokenization:
         """Give the model's tokenizer.
 
+        Returns:
+            It, loaded.
+
         Raises:
             FileNotFoundError: it is not on this machine, and cannot be fetched.
         """

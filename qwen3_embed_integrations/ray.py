@@ -32,8 +32,8 @@ class Qwen3Embedder:
     Args:
         text_column: the column to embed.
         embedding_column: the name of the new one.
-        encoder: makes the vectors; None for a `Qwen3Encoder` of the settings. It travels without a token: an actor finds
-            one in `HF_TOKEN`.
+        encoder: makes the vectors; None for a `Qwen3Encoder` of the settings. It travels without a token: an actor
+            finds one in `HF_TOKEN`.
         **settings: of a `Qwen3Encoder`.
 
     Raises:
@@ -83,7 +83,9 @@ class Qwen3Embedder:
         if self._text_column not in names:
             raise KeyError(f"there is no column {self._text_column!r}; the batch has {', '.join(map(repr, names))}")
         if self._embedding_column in names:
-            raise ValueError(f"there is a column {self._embedding_column!r} already: give embedding_column another name")
+            raise ValueError(
+                f"there is a column {self._embedding_column!r} already: give embedding_column another name"
+            )
         column = batch[self._text_column]
         vectors = self._encoder.encode_documents(column.to_pylist() if isinstance(batch, pa.Table) else list(column))
         if isinstance(batch, pa.Table):

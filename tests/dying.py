@@ -14,7 +14,7 @@ from qwen3_embed_integrations.bulk import embed_files
 class DyingEncoder(Qwen3Encoder):
     """Reads what to do in the environment, where Ray's actors find it too.
 
-    DIES_AT: the text; DIES_IN: a folder, in which a file is left by the first time; DIES_WITH: the signal; DIES_WHO: the
+    DIES_AT: the text; DIES_IN: a folder, in which the first time leaves a file; DIES_WITH: the signal; DIES_WHO: the
     process, its own if left out.
     """
 

@@ -129,7 +129,8 @@ def test_a_folder_is_read_by_name_and_missing_columns_are_null(tmp_path, encoder
     assert table.column("text").to_pylist() == ["first", "second", "third", "fourth"]
     assert table.column("extra").to_pylist() == [None, None, 1.0, 2.5]
     [message] = [record.getMessage() for record in caplog.records if "other formats" in record.getMessage()]
-    assert message.startswith("1 files") and "notes.md" in message
+    assert message.startswith("1 files")
+    assert "notes.md" in message
 
 
 def test_what_csv_and_json_writers_do(tmp_path):
@@ -204,7 +205,7 @@ def test_bad_rows_of_csv_and_parquet(tmp_path, encoder):
     with pytest.raises(ValueError, match=r"rows.csv:4 has 1 fields, the heading 2; .*rows.csv:5 is not UTF-8 \("):
         embed_files(tmp_path / "rows.csv", tmp_path / "out", encoder=encoder)
     (tmp_path / "broken.csv").write_bytes(b'id,text\n1,good\n2,"open\n')
-    with pytest.raises(ValueError, match="broken.csv:3 is not CSV"):
+    with pytest.raises(ValueError, match=r"broken\.csv:3 is not CSV"):
         embed_files(tmp_path / "broken.csv", tmp_path / "out", encoder=encoder, skip_bad=True)
     invalid = pa.Array.from_buffers(
         pa.string(), 2, [None, pa.py_buffer(np.array([0, 1, 2], np.int32)), pa.py_buffer(b"\xffa")]
@@ -242,7 +243,7 @@ def test_what_cannot_be_read_is_refused(tmp_path, encoder, name, content, messag
 
 def test_wrong_arguments_are_refused(tmp_path, encoder):
     source = write(tmp_path / "rows.jsonl", rows_of(["a"]))
-    with pytest.raises(FileNotFoundError, match="there is no .*missing.jsonl"):
+    with pytest.raises(FileNotFoundError, match=r"there is no .*missing.jsonl"):
         embed_files(tmp_path / "missing.jsonl", tmp_path / "out", encoder=encoder)
     with pytest.raises(ValueError, match="lies in the source"):
         embed_files(tmp_path, tmp_path / "out", encoder=encoder)
@@ -282,8 +283,8 @@ def test_what_is_done_is_not_computed_again(tmp_path, encoder):
     folder.mkdir()
     source.rename(folder / "b.jsonl")
     write(folder / "a.jsonl", rows_of(["before"]))
+    write(folder / "b.jsonl", rows_of(["changed"]))
     with pytest.raises(ValueError, match=r"holds vectors of .*rows.jsonl', which is no longer in the source"):
-        write(folder / "b.jsonl", rows_of(["changed"]))
         embed_files(folder, tmp_path / "out", encoder=encoder, part_rows=8, show_progress=False)
     write(folder / "b.jsonl", rows_of([*texts, "one more"]))
     report = embed_files(folder, tmp_path / "out", encoder=encoder, part_rows=8, show_progress=False)
@@ -302,10 +303,11 @@ def test_equal_parts_are_all_kept(tmp_path, encoder):
 def test_a_destination_holds_vectors_of_one_kind(tmp_path, encoder):
     source = write(tmp_path / "rows.jsonl", [{"text": "a", "title": "b"}])
     embed_files(source, tmp_path / "out", encoder=encoder, show_progress=False)
-    with pytest.raises(ValueError, match="holds vectors of .* choose another destination") as refused:
+    with pytest.raises(ValueError, match=r"holds vectors of .* choose another destination") as refused:
         embed_files(source, tmp_path / "out", model="tiny", show_progress=False)
-    assert encoder.fingerprint in str(refused.value) and Qwen3Encoder("tiny").fingerprint in str(refused.value)
-    with pytest.raises(ValueError, match="of the column 'text', not of .* of 'title'"):
+    assert encoder.fingerprint in str(refused.value)
+    assert Qwen3Encoder("tiny").fingerprint in str(refused.value)
+    with pytest.raises(ValueError, match=r"of the column 'text', not of .* of 'title'"):
         embed_files(source, tmp_path / "out", "title", encoder=encoder, show_progress=False)
     pq.write_table(pa.table({"x": [1]}), tmp_path / "out" / "theirs.parquet")
     with pytest.raises(ValueError, match=r"theirs.parquet' was written by something else"):
@@ -367,7 +369,8 @@ def test_the_command(tmp_path):
     command = ["embed", str(source), str(tmp_path / "out"), "--model", "tiny", "--text-column", "body"]
     done = CliRunner().invoke(app, [*command, "--dimensions", "32"])
     assert done.exit_code == 0, done.output
-    assert "2 rows in 1 files" in done.output and "2 embedded now" in done.output
+    assert "2 rows in 1 files" in done.output
+    assert "2 embedded now" in done.output
     assert vectors_of(read(tmp_path / "out")).shape == (2, 32)
     again = CliRunner().invoke(app, [*command, "--dimensions", "32"])
     assert "0 embedded now" in again.output
@@ -389,7 +392,9 @@ def test_ctrl_c_says_how_to_go_on(tmp_path, monkeypatch):
     stopped = CliRunner().invoke(app, command)
     assert stopped.exit_code == 130
     assert "goes on where this one stopped" in stopped.output
-    assert "12 rows in 3 files" in (again := CliRunner().invoke(app, command)).output and "8 embedded now" in again.output
+    again = CliRunner().invoke(app, command)
+    assert "12 rows in 3 files" in again.output
+    assert "8 embedded now" in again.output
 
 
 def test_urls_are_opened_by_pyarrow(tmp_path, encoder):

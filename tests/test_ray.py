@@ -17,9 +17,9 @@ from tests.test_bulk import ROOT, files_of, read, rows_of, vectors_of, write
 
 pytest.importorskip("ray", reason="the extra ray is not installed")
 
-import ray  # noqa: E402
+import ray
 
-from qwen3_embed_integrations.ray import Qwen3Embedder, embed_dataset  # noqa: E402
+from qwen3_embed_integrations.ray import Qwen3Embedder, embed_dataset
 
 TEXTS = [f"text {number}" for number in range(40)]
 
@@ -72,7 +72,10 @@ def test_the_driver_is_killed(tmp_path):
 def test_an_error_of_a_worker_is_the_users(tmp_path):
     source = write(tmp_path / "rows.jsonl", rows_of([*TEXTS[:3], "word " * 100]))
     encoder = Qwen3Encoder("tiny", max_tokens=32, long_text="error")
-    with pytest.raises(ValueError, match=r"the text at index 3 has 102 tokens, more than max_tokens=32, of the rows from .*rows.jsonl:1 on"):
+    with pytest.raises(
+        ValueError,
+        match=r"the text at index 3 has 102 tokens, more than max_tokens=32, of the rows from .*rows.jsonl:1 on",
+    ):
         embed_dataset(source, tmp_path / "out", encoder=encoder, show_progress=False)
 
 

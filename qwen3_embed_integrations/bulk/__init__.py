@@ -73,9 +73,7 @@ def embed_files(
     return run(planned, map(Worker(planned.job), planned.tasks), show_progress=show_progress)
 
 
-def encoder_of(
-    encoder: Qwen3Encoder | RemoteEncoder | None, settings: dict[str, Any]
-) -> Qwen3Encoder | RemoteEncoder:
+def encoder_of(encoder: Qwen3Encoder | RemoteEncoder | None, settings: dict[str, Any]) -> Qwen3Encoder | RemoteEncoder:
     """Take the encoder, or make one of the settings.
 
     Args:

@@ -249,7 +249,9 @@ def plan(
     if not scanned.parts:
         raise ValueError(f"{origin.name!r} has no row with a text")
     if embedding_column in scanned.schema.names:
-        raise ValueError(f"{origin.name!r} has a column {embedding_column!r} already: give embedding_column another name")
+        raise ValueError(
+            f"{origin.name!r} has a column {embedding_column!r} already: give embedding_column another name"
+        )
     job = Job(encoder, fingerprint, text_column, embedding_column, scanned.schema, target)
     _check_schema(job)
     return _compare(job, _tasks(job, scanned.parts), {file.path for file in files}, scanned.bad)

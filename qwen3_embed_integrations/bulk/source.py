@@ -329,7 +329,8 @@ def _csv_rows(file: Location, lines: Iterator[bytes], names: Sequence[str], line
         elif any(_SURROGATES.search(field) for field in fields):
             yield _Row(raw, line, problem="is not UTF-8")
         else:
-            yield _Row(raw, line, dict(zip(names, fields, strict=True)) if names else dict(enumerate(fields)))
+            keys = names or [str(place) for place in range(len(fields))]
+            yield _Row(raw, line, dict(zip(keys, fields, strict=True)))
         line += len(taken)
         taken.clear()
 
@@ -407,7 +408,7 @@ def _scan_parquet(
     _check_names(file, text_column, schema.names)
     kind = schema.field(text_column).type
     value_kind = kind.value_type if pa.types.is_dictionary(kind) else kind
-    if not (pa.types.is_string(value_kind) or pa.types.is_large_string(value_kind) or _is_view(value_kind)):
+    if str(value_kind) not in ("string", "large_string", "string_view"):
         raise ValueError(f"{file.name!r} has {kind} in the column {text_column!r}, not text")
     digest = _digest(file)
     start = place = rows = characters = 0
@@ -429,10 +430,6 @@ def _scan_parquet(
 
 def _parquet_part(file: Location, start: int, stop: int, rows: int, digest: str) -> Part:
     return Part(file, start, stop, start + 1, rows, hashlib.blake2b(f"{digest} {start} {stop}".encode()).hexdigest())
-
-
-def _is_view(kind: pa.DataType) -> bool:
-    return str(kind) == "string_view"
 
 
 def _open_parquet(file: Location) -> Any:
