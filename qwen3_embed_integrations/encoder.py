@@ -257,11 +257,7 @@ class ConfiguredEncoder(BaseEncoder):
 
     @abstractmethod
     def _needed_tokenization(self) -> Tokenization:
-        """Give the model's tokenizer.
-
-        Raises:
-            FileNotFoundError: it is not on this machine, and cannot be fetched.
-        """
+        """Give the model's tokenizer, or raise FileNotFoundError."""
 
     def count_tokens(self, texts: Iterable[str]) -> list[int]:
         """Count each text's tokens, the end token included; this needs the tokenizer only, not the weights.
