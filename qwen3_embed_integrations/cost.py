@@ -29,7 +29,7 @@ WATTS = 200.0
 BITS = {"float32": 32, "float16": 16, "int8": 8, "binary": 1}
 """Bits of a component by precision."""
 
-_BATCH = 1024
+_BATCH = 256
 
 # What the speed is measured on: so many texts at most, and so much of each, for large models on small machines.
 _SAMPLE = 1024
@@ -120,7 +120,10 @@ PRICES = (
     ),
     Price("OpenAI", "text-embedding-3-large", Decimal("0.13"), "2026-05", "https://embeddingcost.com/openai"),
 )
-"""Prices that were published, cheapest first; look at the source before you rely on one."""
+"""Prices that were published, cheapest first; look at the source before you rely on one.
+
+Services' own pages seldom bear a date, so that some sources are others' that name the day or month when they read them.
+"""
 
 
 @dataclass(frozen=True)
@@ -272,6 +275,7 @@ def estimate(
     encoder = Qwen3Encoder(model)
     for _ in _texts(paths, text_column):
         pass  # what is wrong shows before anything is counted
+    context = encoder.max_tokens
     texts = tokens = longer = 0
     sample = _Sample()
     rows = _texts(paths, text_column)
@@ -279,7 +283,7 @@ def estimate(
         counts = encoder.count_tokens(batch)
         texts += len(batch)
         tokens += sum(counts)
-        longer += sum(count > encoder.max_tokens for count in counts)
+        longer += sum(count > context for count in counts)
         sample.add(batch)
     files_tokens = tokens if paths else None
     return Estimate(
@@ -369,7 +373,7 @@ def _texts(paths: Iterable[Path], text_column: str) -> Iterator[str]:
         read = _READERS.get(path.suffix.lower())
         if read is None:
             with _as_utf8(path):
-                yield path.read_text(encoding="utf-8")
+                yield path.read_bytes().decode("utf-8-sig")
             continue
         for row, text in read(path, text_column):
             if not isinstance(text, str):
@@ -386,7 +390,7 @@ def _as_utf8(path: Path) -> Iterator[None]:
 
 
 def _json_lines(path: Path, column: str) -> Iterator[tuple[int, Any]]:
-    with _as_utf8(path), path.open(encoding="utf-8") as file:
+    with _as_utf8(path), path.open(encoding="utf-8-sig") as file:
         for row, line in enumerate(file, start=1):
             if not line.strip():
                 continue
