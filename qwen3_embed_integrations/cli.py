@@ -376,6 +376,7 @@ def _print_cost(found: costs.Estimate, *, assumed: bool) -> None:
         console.print(
             f"{found.tokens:,} tokens by the tokenizer of {found.model}, end tokens included (texts: {found.texts:,}, "
             f"files: {found.files:,})",
+            markup=False,
             highlight=False,
         )
     if found.longer_than_context:
@@ -423,7 +424,9 @@ def _print_local(found: costs.Estimate, *, assumed: bool) -> None:
     local = found.local
     if local is None:
         console.print(
-            f"The weights of {found.model} are not on this machine, so its speed is not known", highlight=False
+            f"The weights of {found.model} are not on this machine, so its speed is not known",
+            markup=False,
+            highlight=False,
         )
         return
     device = ", ".join(local.device) if isinstance(local.device, list) else local.device
