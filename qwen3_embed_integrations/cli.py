@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
 from decimal import Decimal, InvalidOperation
 from pathlib import Path  # noqa: TC003  # typer reads the annotations
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+from typer.core import TyperCommand
 
 if TYPE_CHECKING:
     from qwen3_embed_integrations import cost as costs
@@ -274,6 +276,96 @@ def _print_report(report: Report) -> None:
     console.print(f"Matrix products alone, the limit, in GFLOP/s: {limits}", highlight=False)
     for peer, command in report.missing.items():
         console.print(f"{peer} is not installed: {escape(command)}", highlight=False)
+
+
+class _EmbedCommand(TyperCommand):
+    """Takes `--ray` with or without an address, which Typer has no option for."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        for place, argument in enumerate(args):
+            if argument == "--ray" and not re.fullmatch(r"auto|local|ray://.+|[\w.-]+:\d+", "".join(args[place + 1 :][:1])):
+                args = [*args[: place + 1], "any", *args[place + 1 :]]
+        return super().parse_args(ctx, args)
+
+
+@app.command(cls=_EmbedCommand)
+def embed(
+    source: Annotated[
+        str, typer.Argument(metavar="INPUT", help="Parquet, JSON lines (.jsonl) or CSV: a file, a folder or a URL.")
+    ],
+    destination: Annotated[
+        str, typer.Argument(metavar="OUTPUT", help="Folder for Parquet files with all columns and the vectors.")
+    ],
+    text_column: Annotated[str, typer.Option(help="The column to embed.")] = "text",
+    embedding_column: Annotated[str, typer.Option(help="The name of the new column.")] = "embedding",
+    model: Annotated[str, typer.Option(help="tiny, 0.6B, 4B, 8B, a hub id or a folder.")] = "0.6B",
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit on the hub.")] = None,
+    base_url: Annotated[str | None, typer.Option(help="A server that runs the model, instead of this machine.")] = None,
+    dimensions: Annotated[int | None, typer.Option(help="Of the vectors; the model's own if left out.")] = None,
+    document_instruction: Annotated[str | None, typer.Option(help="By name or as a sentence; none if left out.")] = None,
+    max_tokens: Annotated[int | None, typer.Option(help="Tokens of a text that are read.")] = None,
+    part_rows: Annotated[int, typer.Option(min=1, help="Rows of an output file at most.")] = 4096,
+    skip_bad: Annotated[
+        bool, typer.Option("--skip-bad", help="Write rows without a text to _rejected.jsonl, and embed the others.")
+    ] = False,
+    ray: Annotated[
+        str | None,
+        typer.Option(
+            metavar="[ADDRESS]",
+            help="Run on Ray: the cluster at this address (auto, local, HOST:PORT, ray://HOST:PORT), or the one that is "
+            "running, or else on this machine.",
+        ),
+    ] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Ray's actors; one a GPU or CPU if left out.")] = None,
+) -> None:
+    """Embed a column of many rows; run it again to go on where it was stopped."""
+    from qwen3_embed_integrations.bulk import embed_files
+    from qwen3_embed_integrations.encoder import Qwen3Encoder
+    from qwen3_embed_integrations.endpoint import EndpointError
+    from qwen3_embed_integrations.remote import RemoteEncoder
+
+    _hide_loading()
+    if workers is not None and ray is None:
+        raise typer.BadParameter("is for --ray", param_hint="--workers")
+    try:
+        chosen: dict[str, Any] = {
+            "model": model,
+            "revision": revision,
+            "dimensions": dimensions,
+            "document_instruction": document_instruction,
+            "max_tokens": max_tokens,
+        }
+        options: dict[str, Any] = {
+            "encoder": Qwen3Encoder(**chosen) if base_url is None else RemoteEncoder(base_url, **chosen),
+            "embedding_column": embedding_column,
+            "part_rows": part_rows,
+            "skip_bad": skip_bad,
+            "show_progress": console.is_terminal,
+        }
+        if ray is None:
+            report = embed_files(source, destination, text_column, **options)
+        else:
+            from qwen3_embed_integrations.ray import connect, embed_dataset
+
+            connect(None if ray == "any" else ray)
+            report = embed_dataset(source, destination, text_column, workers=workers, **options)
+    except KeyboardInterrupt:
+        console.print("Stopped. The same command goes on where this one stopped.")
+        raise typer.Exit(130) from None
+    except EndpointError as error:
+        console.print(str(error), markup=False, highlight=False)
+        raise typer.Exit(2) from error
+    except (ConnectionError, ImportError, OSError, ValueError) as error:
+        raise typer.BadParameter(str(error)) from error
+    lines = [
+        f"{report.rows:,} rows in {report.parts:,} files in {report.destination}; {report.embedded_rows:,} embedded now, "
+        f"{report.tokens:,} tokens in {report.seconds:,.1f} s"
+    ]
+    if report.truncated_texts:
+        lines.append(f"{report.truncated_texts:,} texts were cut to {options['encoder'].max_tokens:,} tokens")
+    if report.rejected_rows:
+        lines.append(f"{report.rejected_rows:,} rows have no text: {report.destination}/_rejected.jsonl")
+    console.print("\n".join(lines), markup=False, highlight=False, soft_wrap=True)
 
 
 @app.command()

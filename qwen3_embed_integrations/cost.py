@@ -389,6 +389,7 @@ def _as_utf8(path: Path) -> Iterator[None]:
         raise ValueError(f"{path} is not in UTF-8: {error}") from error
 
 
+# Each gives a text with its row: in JSON lines and CSV the number of its first line, a heading included.
 def _json_lines(path: Path, column: str) -> Iterator[tuple[int, Any]]:
     with _as_utf8(path), path.open(encoding="utf-8-sig") as file:
         for row, line in enumerate(file, start=1):
@@ -408,12 +409,16 @@ def _csv(path: Path, column: str) -> Iterator[tuple[int, Any]]:
     limit = csv.field_size_limit(2**31 - 1)
     try:
         with _as_utf8(path), path.open(encoding="utf-8-sig", newline="") as file:
-            rows = csv.DictReader(file, strict=True)
-            _check_column(path, column, rows.fieldnames or [])
-            for row, item in enumerate(rows, start=1):
-                if None in item:
-                    raise ValueError(f"{path}, row {row} has more fields than the heading")
-                yield row, item[column]
+            rows = csv.reader(file, strict=True)
+            names = next(rows, [])
+            _check_column(path, column, names)
+            following = rows.line_num + 1
+            for fields in rows:
+                row, following = following, rows.line_num + 1
+                if fields and len(fields) != len(names):
+                    raise ValueError(f"{path}, row {row} has {len(fields)} fields, and the heading {len(names)}")
+                if fields:
+                    yield row, fields[names.index(column)]
     except csv.Error as error:
         raise ValueError(f"{path} is no CSV: {error}") from error
     finally:
@@ -425,7 +430,7 @@ def _parquet(path: Path, column: str) -> Iterator[tuple[int, Any]]:
         import pyarrow
         from pyarrow.parquet import ParquetFile
     except ImportError as error:
-        raise ImportError("reading Parquet needs pyarrow: pip install pyarrow") from error
+        raise ImportError("reading Parquet needs pyarrow: pip install 'qwen3-embed-integrations[bulk]'") from error
     try:
         with ParquetFile(path) as file:
             _check_column(path, column, file.schema_arrow.names)

@@ -257,7 +257,14 @@ class ConfiguredEncoder(BaseEncoder):
 
     @abstractmethod
     def _needed_tokenization(self) -> Tokenization:
-        """Give the model's tokenizer, or raise FileNotFoundError."""
+        """Give the model's tokenizer.
+
+        Returns:
+            It, loaded.
+
+        Raises:
+            FileNotFoundError: it is not on this machine, and cannot be fetched.
+        """
 
     def count_tokens(self, texts: Iterable[str]) -> list[int]:
         """Count each text's tokens, the end token included; this needs the tokenizer only, not the weights.
