@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from decimal import Decimal, InvalidOperation
 from pathlib import Path  # noqa: TC003  # typer reads the annotations
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,6 +15,7 @@ from rich.table import Table
 from typer.core import TyperCommand
 
 if TYPE_CHECKING:
+    from qwen3_embed_integrations import cost as costs
     from qwen3_embed_integrations import quality
     from qwen3_embed_integrations.bench.measure import Report
 
@@ -408,3 +410,130 @@ def check_endpoint(
         console.print(line, markup=False, highlight=False, style="bold red" if finding.fault else None, soft_wrap=True)
     if report.faults:
         raise typer.Exit(1)
+
+
+@app.command()
+def cost(
+    files: Annotated[
+        list[Path] | None,
+        typer.Argument(help="JSON lines (.jsonl), CSV and Parquet with a text a row; any other file is one text."),
+    ] = None,
+    model: Annotated[
+        str, typer.Option(help="Whose tokenizer counts: tiny, 0.6B, 4B, 8B, a hub id or a folder.")
+    ] = "tiny",
+    daily_tokens: Annotated[int | None, typer.Option(min=0, help="Tokens of a day, for a day and a year.")] = None,
+    text_column: Annotated[str, typer.Option(help="The column or field with the text.")] = "text",
+    watts: Annotated[
+        float | None, typer.Option(help="What this machine draws while it embeds; taken to be 200 if left out.")
+    ] = None,
+    prices: Annotated[
+        list[str] | None,
+        typer.Option("--price", help="One of your own: NAME=DOLLARS a million tokens; as often as you like."),
+    ] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Where to write everything, with sources.")] = None,
+) -> None:
+    """Count the tokens of files, and tell what embedding them costs: at services, in storage, and on this machine."""
+    from qwen3_embed_integrations.cost import PRICES, WATTS, estimate
+
+    _hide_loading()
+    _check_files(json_file, None)
+    own = [_own_price(price) for price in prices or []]
+    try:
+        found = estimate(
+            files or [],
+            model,
+            daily_tokens=daily_tokens,
+            text_column=text_column,
+            watts=WATTS if watts is None else watts,
+            prices=[*own, *PRICES],
+        )
+    except (ImportError, OSError, ValueError) as error:
+        raise typer.BadParameter(str(error)) from error
+    _print_cost(found, assumed=watts is None)
+    if json_file is not None:
+        json_file.write_text(json.dumps(found.to_dict(), indent=2) + "\n", encoding="utf-8")
+
+
+def _own_price(given: str) -> costs.Price:
+    from qwen3_embed_integrations.cost import Price
+
+    name, _, dollars = given.rpartition("=")
+    try:
+        price = Decimal(dollars)
+    except InvalidOperation:
+        price = Decimal("NaN")
+    if not name or not price.is_finite() or price < 0:
+        raise typer.BadParameter(f"must be NAME=DOLLARS, such as mine=0.01, got {given!r}", param_hint="--price")
+    return Price("yours", name, price, "", "--price")
+
+
+def _print_cost(found: costs.Estimate, *, assumed: bool) -> None:
+    if found.files:
+        console.print(
+            f"{found.tokens:,} tokens by the tokenizer of {found.model}, end tokens included (texts: {found.texts:,}, "
+            f"files: {found.files:,})",
+            markup=False,
+            highlight=False,
+        )
+    if found.longer_than_context:
+        console.print(
+            f"{found.longer_than_context:,} texts have more tokens than the model reads, and count whole",
+            highlight=False,
+        )
+    if found.files and found.model == "tiny":
+        console.print(
+            "tiny has the real models' tokenizer cut to English and Python, and counts more tokens than they do: "
+            "--model 4B counts theirs",
+            highlight=False,
+        )
+    hosted = Table(title="Services, US dollars", title_justify="left")
+    for heading in ("provider", "model", "price of", "a million tokens", "the files", "a day", "a year"):
+        hosted.add_column(heading, justify="left" if heading in ("provider", "model", "price of") else "right")
+    for charge in found.charges:
+        price = charge.price
+        sums = (charge.run, charge.day, charge.year)
+        hosted.add_row(
+            price.provider,
+            escape(price.model),
+            price.as_of,
+            f"${price.usd_per_million_tokens}",
+            *("" if usd is None else f"${_amount(usd)}" for usd in sums),
+        )
+    console.print(hosted)
+    console.print(
+        "At this count of tokens; models that are not Qwen3-Embedding have other tokenizers and count otherwise. The "
+        "source of each price is in --json.",
+        highlight=False,
+    )
+    precisions = list(dict.fromkeys(row.precision for row in found.storage))
+    stored = Table("dimensions", title="A million vectors, MB", title_justify="left")
+    for precision in precisions:
+        stored.add_column(precision, justify="right")
+    for start in range(0, len(found.storage), len(precisions)):
+        rows = found.storage[start : start + len(precisions)]
+        stored.add_row(str(rows[0].dimensions), *(f"{row.bytes:,}" for row in rows))
+    console.print(stored)
+    _print_local(found, assumed=assumed)
+
+
+def _print_local(found: costs.Estimate, *, assumed: bool) -> None:
+    local = found.local
+    if local is None:
+        console.print(
+            f"The weights of {found.model} are not on this machine, so its speed is not known",
+            markup=False,
+            highlight=False,
+        )
+        return
+    device = ", ".join(local.device) if isinstance(local.device, list) else local.device
+    lines = [f"This machine ({device}, {local.dtype}): {local.tokens_per_second:,.0f} tokens/s, measured just now"]
+    for what, hours, kwh in (("the files", local.hours, local.kwh), ("a day", local.hours_a_day, local.kwh_a_day)):
+        if hours is not None and kwh is not None:
+            lines.append(f"{what}: {_amount(Decimal(hours))} hours, {_amount(Decimal(kwh))} kWh")
+    lines.append(f"at {local.watts:g} W, {'an assumption: --watts says better' if assumed else 'as you say'}")
+    console.print("; ".join(lines), highlight=False)
+
+
+def _amount(value: Decimal) -> str:
+    """Write a number with two decimals, or a small one with two digits."""
+    return f"{value:,.{2 if not value or value >= 1 else max(2, 1 - value.adjusted())}f}"

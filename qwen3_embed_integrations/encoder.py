@@ -249,7 +249,10 @@ class ConfiguredEncoder(BaseEncoder):
 
     @property
     def usage(self) -> Usage:
-        """What this encoder was asked for so far, and what it took; `record_usage` tells it of some calls alone."""
+        """What this encoder was asked for so far, and what it took; one made by `replaced` or a pickle begins anew.
+
+        `record_usage` tells it of some calls alone.
+        """
         return self._counter.usage
 
     @abstractmethod

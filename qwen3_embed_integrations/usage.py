@@ -20,7 +20,8 @@ class Usage:
         texts: queries and documents that were embedded.
         tokens: tokens of these texts as the model reads them: instruction and end token included, and of a text that
             was cut or windowed what was left. A text given twice counts twice, as a server would charge for it. Of a
-            server, the number that it answers with, or else that of the model's tokenizer on this machine.
+            server, the number that it answers with, or else that of the model's tokenizer on this machine; where there
+            is neither, they are left out with a warning.
         truncated_texts: texts that were cut to `max_tokens`.
         cache_hits: texts, or windows of them, that equal an earlier one of their call and were not computed again.
         cached_tokens: those of `tokens` that were not computed: all of a cache hit, and before any other text the

@@ -37,6 +37,7 @@ def test_the_package_imports_neither_torch_nor_a_framework():
     assert modules_after("from qwen3_embed_integrations import *") == set()
     assert modules_after("from qwen3_embed_integrations import Qwen3Encoder; Qwen3Encoder('tiny')") == set()
     assert modules_after("import qwen3_embed_integrations.bench.chart") == set()
+    assert modules_after("import qwen3_embed_integrations.cost") == set()
     remote = "from qwen3_embed_integrations import RemoteEncoder; RemoteEncoder('http://host/v1', model='tiny')"
     assert modules_after(remote) == set()
     assert modules_after("from qwen3_embed_integrations import two_stage_index") == set()
