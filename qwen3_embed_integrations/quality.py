@@ -48,6 +48,7 @@ RESAMPLES = 10_000
 
 _LEAST_QUERY = 20
 _ROUNDS, _ROUND_SECONDS = 5, 0.1
+# Scores that are resampled at once: 16 MB.
 _BATCH = 2_000_000
 
 
@@ -197,7 +198,7 @@ def read_judged(corpus: Path, queries: Path, qrels: Path | None = None) -> Judge
 def _read_grades(path: Path, queries: Mapping[str, str], places: Mapping[str, int]) -> dict[str, dict[int, float]]:
     relevant: dict[str, dict[int, float]] = {}
     judged: set[tuple[str, str]] = set()
-    for number, line in _lines(path):
+    for place, (number, line) in enumerate(_lines(path)):
         fields = line.split("\t")
         if len(fields) != 3 and len(line.split()) == 4:
             query, _, document, score = line.split()
@@ -210,7 +211,7 @@ def _read_grades(path: Path, queries: Mapping[str, str], places: Mapping[str, in
         except ValueError:
             grade = math.nan
         if not math.isfinite(grade):
-            if number == 1 and query not in queries and document not in places:
+            if place == 0 and query not in queries and document not in places:
                 continue  # The heading.
             raise ValueError(f"{path}:{number} must have a number as its grade, got {score!r:.80}")
         for id_, known, kind in ((query, queries, "query"), (document, places, "document")):

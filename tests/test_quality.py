@@ -92,7 +92,7 @@ def test_files_in_the_layout_of_beir(files):
         ("qrels.tsv", "q1\ta\n", r"qrels\.tsv:1 must be query id, document id and grade, got 'q1\\ta'"),
         ("qrels.tsv", "q1\ta\tgood\n", r"qrels\.tsv:1 must have a number as its grade, got 'good'"),
         ("qrels.tsv", "q1\ta\tnan\n", r"qrels\.tsv:1 must have a number as its grade, got 'nan'"),
-        ("qrels.tsv", "\nquery-id\tcorpus-id\tscore\n", r"qrels\.tsv:2 must have a number as its grade"),
+        ("qrels.tsv", "q1\ta\t1\nquery-id\tcorpus-id\tscore\n", r"qrels\.tsv:2 must have a number as its grade"),
         ("qrels.tsv", "q1\ta\t1\nq1\ta\n", r"qrels\.tsv:2 must be query id, document id and grade, got 'q1\\ta'"),
         ("qrels.tsv", "q1\tz\t1\n", r"qrels\.tsv:1 names the document 'z', which is not there"),
         ("qrels.tsv", "q9\ta\t1\n", r"qrels\.tsv:1 names the query 'q9', which is not there"),
@@ -105,7 +105,9 @@ def test_files_that_are_not(files, name, content, message):
         read_judged(files / "corpus.jsonl", files / "queries.jsonl", files / "qrels.tsv")
 
 
-@pytest.mark.parametrize("qrels", ["q1\ta\t2\nq1\td\t1\nq2\tb\t1\n", "q1 0 a 2\nq1 0 d 1\nq2 0 b 1\nq2 0 c -1\n"])
+@pytest.mark.parametrize(
+    "qrels", ["query-id\tcorpus-id\tscore\nq1\ta\t2\nq1\td\t1\nq2\tb\t1\n", "q1 0 a 2\nq1 0 d 1\nq2 0 b 1\nq2 0 c -1\n"]
+)
 def test_what_editors_and_other_tools_write_is_read_alike(files, qrels):
     expected = read_judged(files / "corpus.jsonl", files / "queries.jsonl", files / "qrels.tsv")
     (files / "qrels.tsv").write_bytes(b"\xef\xbb\xbf" + f"\n{qrels}\n \n".replace("\n", "\r\n").encode())
