@@ -9,6 +9,7 @@ from pathlib import Path  # noqa: TC003  # typer reads the annotations
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -151,8 +152,11 @@ def evaluate(
     precisions: Annotated[str, typer.Option(help="Some of float32, int8 and binary.")] = "float32,int8,binary",
     model: Annotated[str, typer.Option(help="tiny, 0.6B, 4B, 8B, a hub id or a folder.")] = "tiny",
     instruction: Annotated[
-        str | None,
-        typer.Option(help="The queries', by name or as a sentence; web_search, or code_search for functions."),
+        list[str] | None,
+        typer.Option(
+            help="The queries', by name or as a sentence, or none; web_search, or code_search for functions, if left "
+            "out. Repeat it to compare others with the first."
+        ),
     ] = None,
     corpus: Annotated[
         Path | None, typer.Option(help="Documents as JSON lines with _id and text; the standard library if left out.")
@@ -162,9 +166,9 @@ def evaluate(
         Path | None, typer.Option(help="Judgements: query id, document id and grade, with tabs between them.")
     ] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Where to write all that was measured.")] = None,
-    png_file: Annotated[Path | None, typer.Option("--png", help="Where to draw quality against size.")] = None,
+    png_file: Annotated[Path | None, typer.Option("--png", help="Where to draw it.")] = None,
 ) -> None:
-    """Measure what fewer dimensions and smaller components cost in quality, on your texts and queries."""
+    """Measure what an instruction is worth, and what fewer dimensions and smaller components cost, on your texts."""
     from qwen3_embed_integrations import quality
     from qwen3_embed_integrations.encoder import Qwen3Encoder
     from qwen3_embed_integrations.matryoshka import import_faiss
@@ -183,9 +187,7 @@ def evaluate(
             judged = quality.standard_library_questions()
         else:
             judged = quality.read_judged(corpus, queries, qrels)
-        encoder = Qwen3Encoder(
-            model, query_instruction=instruction or ("code_search" if corpus is None else "web_search")
-        )
+        encoder = Qwen3Encoder(model)
         if dimensions is None:
             sizes = [encoder.dimensions]
             while sizes[-1] // 2 >= MIN_DIMENSIONS:
@@ -201,6 +203,7 @@ def evaluate(
             judged,
             sizes,
             [precision.strip() for precision in precisions.split(",")],
+            instructions=instruction or ["code_search" if corpus is None else "web_search"],
             model=model,
             show_progress=console.is_terminal,
         )
@@ -215,23 +218,62 @@ def evaluate(
 
 def _print_quality(report: quality.Report) -> None:
     title = f"{report.model} on {report.name}: {report.documents:,} documents, {report.queries:,} queries"
-    table = Table(title=title, title_justify="left")
-    for heading in ("dimensions", "precision", "bytes", "nDCG@10", "recall@10", "of the nearest", "queries/s"):
-        table.add_column(heading, justify="left" if heading == "precision" else "right")
+    console.print(title, style="bold", markup=False, highlight=False)
+    if report.rows[0].ndcg is not None:
+        _print_scores(report)
+    table = Table(box=SIMPLE)
+    for heading in ("dimensions", "precision", "bytes", "of the nearest", "queries/s"):
+        table.add_column(heading, justify="left" if heading == "precision" else "right", no_wrap=True)
     for row in report.rows:
-        table.add_row(
-            str(row.dimensions),
-            row.precision,
-            f"{row.bytes:,}",
-            *("" if score is None else f"{score:.4f}" for score in (row.ndcg, row.recall)),
-            f"{row.agreement:.1%}",
-            f"{row.queries_per_second:,.0f}",
-        )
+        if row.instruction == report.instructions[0]:
+            table.add_row(
+                str(row.dimensions),
+                row.precision,
+                f"{row.bytes:,}",
+                f"{row.agreement:.1%}",
+                f"{row.queries_per_second:,.0f}",
+            )
     console.print(table)
     console.print(
         "of the nearest: share of the full vectors' ten nearest that are found; queries/s: exact search, all threads",
         highlight=False,
     )
+
+
+def _print_scores(report: quality.Report) -> None:
+    sentences = [instruction for instruction in report.instructions if " " in instruction]
+    names = {sentence: f"sentence {number}" for number, sentence in enumerate(sentences, start=1)}
+    first, *others = (names.get(instruction, instruction) for instruction in report.instructions)
+    # Narrow enough for 80 columns.
+    table = Table(box=SIMPLE, padding=(0, 1, 0, 0), show_edge=False)
+    table.add_column("instruction" if others else "vectors", overflow="fold")
+    table.add_column("nDCG\n@10", justify="right", no_wrap=True)
+    table.add_column("difference, 95%", no_wrap=True)
+    table.add_column("", no_wrap=True)
+    for heading in ("recall\n@10", "recall\n@100", "MRR\n@10"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for row in report.rows:
+        vectors = f"{row.dimensions} {row.precision}"
+        if others and row.instruction == report.instructions[0]:
+            table.add_section()
+            table.add_row(f"[bold]{vectors}[/bold]")
+        found, interval, verdict = row.difference, "", ""
+        if found is not None:
+            interval = f"{found.mean:+.3f} [{found.low:+.3f}, {found.high:+.3f}]"
+            color = {"better": "green", "worse": "red"}.get(found.verdict, "none")
+            verdict = f"[{color}]{found.verdict}[/{color}]"
+        scores = (f"{score:.3f}" for score in (row.recall, row.recall_100, row.mrr) if score is not None)
+        name = names.get(row.instruction, row.instruction) if others else vectors
+        table.add_row(name, f"{row.ndcg:.3f}", interval, verdict, *scores)
+    console.print(table)
+    full = f"{report.rows[0].dimensions} {report.rows[0].precision}"
+    compared = f"{first} at the same vectors ({first} itself: from {full})" if others else full
+    console.print(
+        f"difference: of nDCG@10, from {compared}; interval: paired bootstrap over the queries; unclear: 0 is inside",
+        highlight=False,
+    )
+    for sentence, name in names.items():
+        console.print(f"{name}: {sentence}", markup=False, highlight=False)
 
 
 def _check_files(json_file: Path | None, png_file: Path | None) -> None:
