@@ -46,7 +46,7 @@ class Price:
         model: its name there.
         usd_per_million_tokens: US dollars, without discounts for batches or free tokens.
         as_of: a date on which the price held, ISO 8601, as exact as the source is.
-        source: URL where the price was read.
+        source: where the price was read, a URL but for the one of this project's brief.
     """
 
     provider: str
@@ -68,6 +68,8 @@ PRICES = (
         "2026-08-22",
         "https://github.com/theopenco/llmgateway/pull/3746",
     ),
+    # Named in this project's brief; no service was found that asks so little.
+    Price("unnamed", "Qwen3-Embedding-4B", Decimal("0.01"), "2026-11", "this project's brief"),
     Price(
         "Venice",
         "Qwen3-Embedding-8B",
