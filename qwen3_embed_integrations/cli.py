@@ -282,7 +282,9 @@ def _run_mteb(
         meta = adapter.mteb_model_meta
     except (OSError, ValueError) as error:
         raise typer.BadParameter(str(error)) from error
-    console.print(f"{meta.name}, {meta.revision}: {len(chosen)} tasks, results in {output}", markup=False)
+    console.print(
+        f"{meta.name}, {meta.revision}: {len(chosen)} tasks, results in {output}", markup=False, soft_wrap=True
+    )
     width = max(len(task.metadata.name) for task in chosen)
     try:
         report = evaluation.evaluate(
@@ -296,7 +298,9 @@ def _run_mteb(
             ),
         )
     except evaluation.DatasetError as error:
-        console.print(f"{error}. What was measured before is in {output}", markup=False, highlight=False)
+        console.print(
+            f"{error}. What was measured before is in {output}", markup=False, highlight=False, soft_wrap=True
+        )
         raise typer.Exit(2) from error
     _print_measures(report)
     if json_file is not None:
@@ -319,11 +323,12 @@ def _print_measures(report: evaluation.Report) -> None:
         ]
         table.add_row(measure.name, f"{measure.score:.2f}", *beside)
     console.print(table)
-    console.print(
-        "published: by the models' authors; listed: by qwen3-embed models, whose figures are all in the authors' table "
-        "of MTEB(Multilingual, v2), but for MMTEB in columns of other names",
-        highlight=False,
-    )
+    if any(measure.listed is not None for measure in report.measures):
+        console.print(
+            "published: by the models' authors; listed: by qwen3-embed models, whose figures other than MMTEB are "
+            "those of other columns of the authors' table for MTEB(Multilingual, v2)",
+            highlight=False,
+        )
 
 
 def _check_files(json_file: Path | None, png_file: Path | None) -> None:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 try:
     import mteb
+    from mteb.abstasks.aggregated_task import AbsTaskAggregate
     from mteb.models.abs_encoder import AbsEncoder
     from mteb.models.model_meta import ModelMeta, ScoringFunction
     from mteb.types import PromptType
@@ -473,6 +474,9 @@ def evaluate(
 
 
 def _run(model: MTEBEncoder, task: AbsTask, cache: mteb.ResultCache, show_progress: bool) -> TaskScore:
+    if isinstance(task, AbsTaskAggregate):
+        for part in task.tasks:
+            _run(model, part, cache, show_progress)
     metadata = task.metadata
     encode_kwargs: Any = {"batch_size": _LOADER_BATCH, "show_progress_bar": show_progress}
     try:
