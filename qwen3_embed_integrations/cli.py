@@ -283,7 +283,7 @@ def _run_mteb(
     except (OSError, ValueError) as error:
         raise typer.BadParameter(str(error)) from error
     console.print(
-        f"{meta.name}, {meta.revision}: {len(chosen)} tasks, results in {output}", markup=False, soft_wrap=True
+        f"{meta.name}, {meta.revision}; tasks: {len(chosen)}, results in {output}", markup=False, soft_wrap=True
     )
     width = max(len(task.metadata.name) for task in chosen)
     try:

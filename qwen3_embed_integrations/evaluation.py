@@ -64,7 +64,6 @@ _BY_TASK = {
     "CosQA": "code_search",
     "FEVERHardNegatives": "fact_checking",
     "HotpotQAHardNegatives": "multi_hop_question",
-    "LegalBenchCorporateLobbying": "legal",
     "SyntheticText2SQL": "question_to_sql",
     "Touche2020Retrieval.v3": "argument",
 }
@@ -215,10 +214,8 @@ class MTEBEncoder(AbsEncoder):
         if kwargs.get("precision", "float32") != "float32":
             raise ValueError(f"vectors are float32, got precision={kwargs['precision']!r}: see quantization.Quantizer")
         texts = [text for batch in inputs for text in batch["text"]]
-        instruction, show_progress = (
-            self.instruction(task_metadata, prompt_type),
-            kwargs.get("show_progress_bar", False),
-        )
+        instruction = self.instruction(task_metadata, prompt_type)
+        show_progress: bool = kwargs.get("show_progress_bar", False)
         if prompt_type == PromptType.document:
             return self.encoder.encode_documents(texts, instruction=instruction, show_progress=show_progress)
         return self.encoder.encode_queries(texts, instruction=instruction, show_progress=show_progress)
@@ -390,17 +387,20 @@ def benchmark_tasks(benchmark: str) -> tuple[str, list[AbsTask]]:
         ValueError: MTEB has no such benchmark.
     """
     name, measure = _LABELS.get(benchmark, (benchmark, MEAN_TASK))
-    return name, [task for task in _all_tasks(name) if measure in (MEAN_TASK, task.metadata.type)]
+    name, tasks = _all_tasks(name)
+    return name, [task for task in tasks if measure in (MEAN_TASK, task.metadata.type)]
 
 
-def _all_tasks(benchmark: str) -> list[AbsTask]:
+def _all_tasks(benchmark: str) -> tuple[str, list[AbsTask]]:
     if benchmark == "MLDR":
-        return [mteb.get_task("MultiLongDocRetrieval", eval_splits=["test"])]
+        return benchmark, [mteb.get_task("MultiLongDocRetrieval", eval_splits=["test"])]
     try:
-        return list(mteb.get_benchmark(benchmark).tasks)
+        found = mteb.get_benchmark(benchmark)
     except KeyError as error:
         names = ", ".join([*PUBLISHED, *(label for label in _LABELS if label not in PUBLISHED)])
         raise ValueError(f"unknown benchmark: {error.args[0]} Those with published scores: {names}") from error
+    # Not the alias that it may have been asked for by.
+    return found.name, list(found.tasks)
 
 
 def select_tasks(names: Sequence[str], tasks: Sequence[AbsTask] | None = None) -> list[AbsTask]:
@@ -503,7 +503,7 @@ def _run(model: MTEBEncoder, task: AbsTask, cache: mteb.ResultCache, show_progre
 
 
 def _measures(scores: Sequence[TaskScore], benchmark: str, model: str) -> list[Measure]:
-    all_types = Counter(task.metadata.type for task in _all_tasks(benchmark))
+    all_types = Counter(task.metadata.type for task in _all_tasks(benchmark)[1])
     by_type = {kind: [score.score for score in scores if score.type == kind] for kind in all_types}
     types = {kind: statistics.fmean(found) for kind, found in by_type.items() if len(found) == all_types[kind]}
     means = {}

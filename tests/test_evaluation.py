@@ -513,5 +513,6 @@ def test_the_command_without_mteb_names_the_pip_command():
 def test_tasks_by_name_keep_their_order():
     assert [task.metadata.name for task in select_tasks(["STS13", "STS12"])] == ["STS13", "STS12"]
     assert {task.metadata.type for task in benchmark_tasks("CMTEB-R")[1]} == {"Retrieval"}
+    assert benchmark_tasks("MTEB(eng)")[0] == benchmark_tasks(ENGLISH)[0] == ENGLISH
     [mldr] = benchmark_tasks("MLDR")[1]
     assert (mldr.eval_splits, mldr.metadata.main_score, len(mldr.hf_subsets)) == (["test"], "ndcg_at_10", 13)
