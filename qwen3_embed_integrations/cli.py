@@ -280,6 +280,7 @@ def _run_mteb(
         encoder = Qwen3Encoder(model, dimensions=None if dimensions is None else int(dimensions))
         adapter = evaluation.MTEBEncoder(encoder, prompts)
         meta = adapter.mteb_model_meta
+        output.mkdir(parents=True, exist_ok=True)
     except (OSError, ValueError) as error:
         raise typer.BadParameter(str(error)) from error
     console.print(

@@ -411,14 +411,14 @@ def select_tasks(names: Sequence[str], tasks: Sequence[AbsTask] | None = None) -
         tasks: where to look; None for all that MTEB has.
 
     Returns:
-        The tasks, in the order of the names.
+        The tasks, in the order of the names, each once.
 
     Raises:
         ValueError: there is no such task; the message has the first name that is not there.
     """
     known = None if tasks is None else {task.metadata.name: task for task in tasks}
     found = []
-    for name in names:
+    for name in dict.fromkeys(names):
         try:
             found.append(mteb.get_task(name) if known is None else known[name])
         except KeyError as error:

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset
+from datasets.exceptions import DatasetNotFoundError
 from mteb.abstasks.retrieval import AbsTaskRetrieval
 from mteb.abstasks.sts import AbsTaskSTS
 from mteb.abstasks.task_metadata import TaskMetadata
@@ -286,15 +287,16 @@ def test_vectors_in_another_precision_are_refused(encoder):
 
 
 class Unreachable(SimilarDescriptions):
-    metadata = described("Unreachable", "STS")
+    # Of a private data set MTEB says only in a warning that it is not there.
+    metadata = described("Unreachable", "STS").model_copy(update={"is_public": False})
 
     def load_data(self, num_proc=None, **kwargs):
-        raise ConnectionError("the hub is down")
+        raise DatasetNotFoundError("no access")
 
 
 def test_a_run_goes_on_where_it_was_and_encodes_nothing_again(encoder, tmp_path):
     recorder, tasks = Recorder(encoder), [SimilarDescriptions(), Unreachable()]
-    with pytest.raises(DatasetError, match=r"nobody/nothing \(revision none\) of the task Unreachable .* hub is down"):
+    with pytest.raises(DatasetError, match=r"nobody/nothing \(revision none\) of the task Unreachable .*: no access"):
         evaluate(MTEBEncoder(recorder), tasks, tmp_path)
     assert len(recorder.calls) == 2
     tasks[1] = StandardLibrary()
@@ -491,6 +493,7 @@ def test_the_command_names_a_data_set_that_cannot_be_had(tmp_path, monkeypatch, 
         (["--tasks", "STS12", "--instruction", "web_search"], "leave out --corpus"),
         (["--tasks", "STS12", "--precisions", "int8"], "leave out --corpus"),
         (["--tasks", "STS12", "--task-prompts", "no.json"], "no.json"),
+        (["--tasks", "STS12", "--output", __file__], "File exists"),
         (["--output", "folder"], "go with --benchmark or --tasks"),
     ],
 )
@@ -511,7 +514,7 @@ def test_the_command_without_mteb_names_the_pip_command():
 
 
 def test_tasks_by_name_keep_their_order():
-    assert [task.metadata.name for task in select_tasks(["STS13", "STS12"])] == ["STS13", "STS12"]
+    assert [task.metadata.name for task in select_tasks(["STS13", "STS12", "STS13"])] == ["STS13", "STS12"]
     assert {task.metadata.type for task in benchmark_tasks("CMTEB-R")[1]} == {"Retrieval"}
     assert benchmark_tasks("MTEB(eng)")[0] == benchmark_tasks(ENGLISH)[0] == ENGLISH
     [mldr] = benchmark_tasks("MLDR")[1]
