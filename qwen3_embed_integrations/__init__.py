@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from qwen3_embed_integrations.matryoshka import truncate, two_stage_index
     from qwen3_embed_integrations.models import MODELS, ModelSpec
     from qwen3_embed_integrations.remote import RemoteEncoder
+    from qwen3_embed_integrations.usage import Usage, record_usage
 
 __version__ = "0.1.0"
 
@@ -28,7 +29,9 @@ __all__ = [
     "Qwen3Encoder",
     "RemoteEncoder",
     "TruncationWarning",
+    "Usage",
     "format_query",
+    "record_usage",
     "truncate",
     "two_stage_index",
 ]
@@ -43,7 +46,9 @@ _MODULES = {
     "Qwen3Encoder": "encoder",
     "RemoteEncoder": "remote",
     "TruncationWarning": "encoder",
+    "Usage": "usage",
     "format_query": "instructions",
+    "record_usage": "usage",
     "truncate": "matryoshka",
     "two_stage_index": "matryoshka",
 }

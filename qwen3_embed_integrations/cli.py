@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
+import re
+from decimal import Decimal, InvalidOperation
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+from typer.core import TyperCommand
 
 if TYPE_CHECKING:
+    from qwen3_embed_integrations import cost as costs
     from qwen3_embed_integrations import evaluation, quality
     from qwen3_embed_integrations.bench.measure import Report
 
@@ -149,8 +154,11 @@ def evaluate(
     precisions: Annotated[str, typer.Option(help="Some of float32, int8 and binary.")] = _PRECISIONS,
     model: Annotated[str, typer.Option(help="tiny, 0.6B, 4B, 8B, a hub id or a folder.")] = "tiny",
     instruction: Annotated[
-        str | None,
-        typer.Option(help="The queries', by name or as a sentence; web_search, or code_search for functions."),
+        list[str] | None,
+        typer.Option(
+            help="The queries', by name or as a sentence, or none; web_search, or code_search for functions, if left "
+            "out. Repeat it to compare others with the first."
+        ),
     ] = None,
     corpus: Annotated[
         Path | None, typer.Option(help="Documents as JSON lines with _id and text; the standard library if left out.")
@@ -160,7 +168,7 @@ def evaluate(
         Path | None, typer.Option(help="Judgements: query id, document id and grade, with tabs between them.")
     ] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Where to write all that was measured.")] = None,
-    png_file: Annotated[Path | None, typer.Option("--png", help="Where to draw quality against size.")] = None,
+    png_file: Annotated[Path | None, typer.Option("--png", help="Where to draw it.")] = None,
     benchmark: Annotated[
         str | None,
         typer.Option(help='Instead, one of MTEB: "MTEB(eng, v2)" and so on, MLDR, MTEB-R, CMTEB-R, MMTEB-R.'),
@@ -175,7 +183,7 @@ def evaluate(
         Path | None, typer.Option(help="Folder for MTEB's results, where a run goes on; mteb-results if left out.")
     ] = None,
 ) -> None:
-    """Measure what fewer dimensions and smaller components cost in quality, on your texts and queries; or run MTEB."""
+    """Measure what an instruction is worth and what smaller vectors cost, on your texts; or run benchmarks of MTEB."""
     from qwen3_embed_integrations import quality
     from qwen3_embed_integrations.encoder import Qwen3Encoder
     from qwen3_embed_integrations.matryoshka import import_faiss
@@ -204,9 +212,7 @@ def evaluate(
             judged = quality.standard_library_questions()
         else:
             judged = quality.read_judged(corpus, queries, qrels)
-        encoder = Qwen3Encoder(
-            model, query_instruction=instruction or ("code_search" if corpus is None else "web_search")
-        )
+        encoder = Qwen3Encoder(model)
         if dimensions is None:
             sizes = [encoder.dimensions]
             while sizes[-1] // 2 >= MIN_DIMENSIONS:
@@ -222,6 +228,7 @@ def evaluate(
             judged,
             sizes,
             [precision.strip() for precision in precisions.split(",")],
+            instructions=instruction or ["code_search" if corpus is None else "web_search"],
             model=model,
             show_progress=console.is_terminal,
         )
@@ -236,23 +243,62 @@ def evaluate(
 
 def _print_quality(report: quality.Report) -> None:
     title = f"{report.model} on {report.name}: {report.documents:,} documents, {report.queries:,} queries"
-    table = Table(title=title, title_justify="left")
-    for heading in ("dimensions", "precision", "bytes", "nDCG@10", "recall@10", "of the nearest", "queries/s"):
-        table.add_column(heading, justify="left" if heading == "precision" else "right")
+    console.print(title, style="bold", markup=False, highlight=False)
+    if report.rows[0].ndcg is not None:
+        _print_scores(report)
+    table = Table(box=SIMPLE)
+    for heading in ("dimensions", "precision", "bytes", "of the nearest", "queries/s"):
+        table.add_column(heading, justify="left" if heading == "precision" else "right", no_wrap=True)
     for row in report.rows:
-        table.add_row(
-            str(row.dimensions),
-            row.precision,
-            f"{row.bytes:,}",
-            *("" if score is None else f"{score:.4f}" for score in (row.ndcg, row.recall)),
-            f"{row.agreement:.1%}",
-            f"{row.queries_per_second:,.0f}",
-        )
+        if row.instruction == report.instructions[0]:
+            table.add_row(
+                str(row.dimensions),
+                row.precision,
+                f"{row.bytes:,}",
+                f"{row.agreement:.1%}",
+                f"{row.queries_per_second:,.0f}",
+            )
     console.print(table)
     console.print(
         "of the nearest: share of the full vectors' ten nearest that are found; queries/s: exact search, all threads",
         highlight=False,
     )
+
+
+def _print_scores(report: quality.Report) -> None:
+    sentences = [instruction for instruction in report.instructions if " " in instruction]
+    names = {sentence: f"sentence {number}" for number, sentence in enumerate(sentences, start=1)}
+    first, *others = (names.get(instruction, instruction) for instruction in report.instructions)
+    # Narrow enough for 80 columns.
+    table = Table(box=SIMPLE, padding=(0, 1, 0, 0), show_edge=False)
+    table.add_column("instruction" if others else "vectors", overflow="fold")
+    table.add_column("nDCG\n@10", justify="right", no_wrap=True)
+    table.add_column("difference, 95%", no_wrap=True)
+    table.add_column("", no_wrap=True)
+    for heading in ("recall\n@10", "recall\n@100", "MRR\n@10"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for row in report.rows:
+        vectors = f"{row.dimensions} {row.precision}"
+        if others and row.instruction == report.instructions[0]:
+            table.add_section()
+            table.add_row(f"[bold]{vectors}[/bold]")
+        found, interval, verdict = row.difference, "", ""
+        if found is not None:
+            interval = f"{found.mean:+.3f} [{found.low:+.3f}, {found.high:+.3f}]"
+            color = {"better": "green", "worse": "red"}.get(found.verdict, "none")
+            verdict = f"[{color}]{found.verdict}[/{color}]"
+        scores = (f"{score:.3f}" for score in (row.recall, row.recall_100, row.mrr) if score is not None)
+        name = names.get(row.instruction, row.instruction) if others else vectors
+        table.add_row(name, f"{row.ndcg:.3f}", interval, verdict, *scores)
+    console.print(table)
+    full = f"{report.rows[0].dimensions} {report.rows[0].precision}"
+    compared = f"{first} at the same vectors ({first} itself: from {full})" if others else full
+    console.print(
+        f"difference: of nDCG@10, from {compared}; interval: paired bootstrap over the queries; unclear: 0 is inside",
+        highlight=False,
+    )
+    for sentence, name in names.items():
+        console.print(f"{name}: {sentence}", markup=False, highlight=False)
 
 
 def _run_mteb(
@@ -376,6 +422,100 @@ def _print_report(report: Report) -> None:
         console.print(f"{peer} is not installed: {escape(command)}", highlight=False)
 
 
+class _EmbedCommand(TyperCommand):
+    """Takes `--ray` with or without an address, which Typer has no option for."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        for place, argument in enumerate(args):
+            if argument == "--ray" and not re.fullmatch(
+                r"auto|local|ray://.+|[\w.-]+:\d+", "".join(args[place + 1 :][:1])
+            ):
+                args = [*args[: place + 1], "any", *args[place + 1 :]]
+        return super().parse_args(ctx, args)
+
+
+@app.command(cls=_EmbedCommand)
+def embed(
+    source: Annotated[
+        str, typer.Argument(metavar="INPUT", help="Parquet, JSON lines (.jsonl) or CSV: a file, a folder or a URL.")
+    ],
+    destination: Annotated[
+        str, typer.Argument(metavar="OUTPUT", help="Folder for Parquet files with all columns and the vectors.")
+    ],
+    text_column: Annotated[str, typer.Option(help="The column to embed.")] = "text",
+    embedding_column: Annotated[str, typer.Option(help="The name of the new column.")] = "embedding",
+    model: Annotated[str, typer.Option(help="tiny, 0.6B, 4B, 8B, a hub id or a folder.")] = "0.6B",
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit on the hub.")] = None,
+    base_url: Annotated[str | None, typer.Option(help="A server that runs the model, instead of this machine.")] = None,
+    dimensions: Annotated[int | None, typer.Option(help="Of the vectors; the model's own if left out.")] = None,
+    document_instruction: Annotated[
+        str | None, typer.Option(help="By name or as a sentence; none if left out.")
+    ] = None,
+    max_tokens: Annotated[int | None, typer.Option(help="Tokens of a text that are read.")] = None,
+    part_rows: Annotated[int, typer.Option(min=1, help="Rows of an output file at most.")] = 4096,
+    skip_bad: Annotated[
+        bool, typer.Option("--skip-bad", help="Write rows without a text to _rejected.jsonl, and embed the others.")
+    ] = False,
+    ray: Annotated[
+        str | None,
+        typer.Option(
+            metavar="[ADDRESS]",
+            help="Run on Ray: the cluster at this address (auto, local, HOST:PORT, ray://HOST:PORT); without one, a "
+            "cluster that runs here, or else a new one.",
+        ),
+    ] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Ray's actors; one a GPU or CPU if left out.")] = None,
+) -> None:
+    """Embed a column of many rows; run it again to go on where it was stopped."""
+    from qwen3_embed_integrations.bulk import embed_files
+    from qwen3_embed_integrations.encoder import Qwen3Encoder
+    from qwen3_embed_integrations.endpoint import EndpointError
+    from qwen3_embed_integrations.remote import RemoteEncoder
+
+    _hide_loading()
+    if workers is not None and ray is None:
+        raise typer.BadParameter("is for --ray", param_hint="--workers")
+    try:
+        chosen: dict[str, Any] = {
+            "model": model,
+            "revision": revision,
+            "dimensions": dimensions,
+            "document_instruction": document_instruction,
+            "max_tokens": max_tokens,
+        }
+        options: dict[str, Any] = {
+            "encoder": Qwen3Encoder(**chosen) if base_url is None else RemoteEncoder(base_url, **chosen),
+            "embedding_column": embedding_column,
+            "part_rows": part_rows,
+            "skip_bad": skip_bad,
+            "show_progress": console.is_terminal,
+        }
+        if ray is None:
+            report = embed_files(source, destination, text_column, **options)
+        else:
+            from qwen3_embed_integrations.ray import connect, embed_dataset
+
+            connect(None if ray == "any" else ray)
+            report = embed_dataset(source, destination, text_column, workers=workers, **options)
+    except KeyboardInterrupt:
+        console.print("Stopped. The same command goes on where this one stopped.")
+        raise typer.Exit(130) from None
+    except EndpointError as error:
+        console.print(str(error), markup=False, highlight=False)
+        raise typer.Exit(2) from error
+    except (ConnectionError, ImportError, OSError, ValueError) as error:
+        raise typer.BadParameter(str(error)) from error
+    lines = [
+        f"{report.rows:,} rows in {report.parts:,} files in {report.destination}; "
+        f"{report.embedded_rows:,} embedded now, {report.tokens:,} tokens in {report.seconds:,.1f} s"
+    ]
+    if report.truncated_texts:
+        lines.append(f"{report.truncated_texts:,} texts were cut to {options['encoder'].max_tokens:,} tokens")
+    if report.rejected_rows:
+        lines.append(f"{report.rejected_rows:,} rows have no text: {report.destination}/_rejected.jsonl")
+    console.print("\n".join(lines), markup=False, highlight=False, soft_wrap=True)
+
+
 @app.command()
 def check_endpoint(
     url: Annotated[str, typer.Argument(help="Where the server is, up to what comes before /embeddings.")],
@@ -414,3 +554,130 @@ def check_endpoint(
         console.print(line, markup=False, highlight=False, style="bold red" if finding.fault else None, soft_wrap=True)
     if report.faults:
         raise typer.Exit(1)
+
+
+@app.command()
+def cost(
+    files: Annotated[
+        list[Path] | None,
+        typer.Argument(help="JSON lines (.jsonl), CSV and Parquet with a text a row; any other file is one text."),
+    ] = None,
+    model: Annotated[
+        str, typer.Option(help="Whose tokenizer counts: tiny, 0.6B, 4B, 8B, a hub id or a folder.")
+    ] = "tiny",
+    daily_tokens: Annotated[int | None, typer.Option(min=0, help="Tokens of a day, for a day and a year.")] = None,
+    text_column: Annotated[str, typer.Option(help="The column or field with the text.")] = "text",
+    watts: Annotated[
+        float | None, typer.Option(help="What this machine draws while it embeds; taken to be 200 if left out.")
+    ] = None,
+    prices: Annotated[
+        list[str] | None,
+        typer.Option("--price", help="One of your own: NAME=DOLLARS a million tokens; as often as you like."),
+    ] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Where to write everything, with sources.")] = None,
+) -> None:
+    """Count the tokens of files, and tell what embedding them costs: at services, in storage, and on this machine."""
+    from qwen3_embed_integrations.cost import PRICES, WATTS, estimate
+
+    _hide_loading()
+    _check_files(json_file, None)
+    own = [_own_price(price) for price in prices or []]
+    try:
+        found = estimate(
+            files or [],
+            model,
+            daily_tokens=daily_tokens,
+            text_column=text_column,
+            watts=WATTS if watts is None else watts,
+            prices=[*own, *PRICES],
+        )
+    except (ImportError, OSError, ValueError) as error:
+        raise typer.BadParameter(str(error)) from error
+    _print_cost(found, assumed=watts is None)
+    if json_file is not None:
+        json_file.write_text(json.dumps(found.to_dict(), indent=2) + "\n", encoding="utf-8")
+
+
+def _own_price(given: str) -> costs.Price:
+    from qwen3_embed_integrations.cost import Price
+
+    name, _, dollars = given.rpartition("=")
+    try:
+        price = Decimal(dollars)
+    except InvalidOperation:
+        price = Decimal("NaN")
+    if not name or not price.is_finite() or price < 0:
+        raise typer.BadParameter(f"must be NAME=DOLLARS, such as mine=0.01, got {given!r}", param_hint="--price")
+    return Price("yours", name, price, "", "--price")
+
+
+def _print_cost(found: costs.Estimate, *, assumed: bool) -> None:
+    if found.files:
+        console.print(
+            f"{found.tokens:,} tokens by the tokenizer of {found.model}, end tokens included (texts: {found.texts:,}, "
+            f"files: {found.files:,})",
+            markup=False,
+            highlight=False,
+        )
+    if found.longer_than_context:
+        console.print(
+            f"{found.longer_than_context:,} texts have more tokens than the model reads, and count whole",
+            highlight=False,
+        )
+    if found.files and found.model == "tiny":
+        console.print(
+            "tiny has the real models' tokenizer cut to English and Python, and counts more tokens than they do: "
+            "--model 4B counts theirs",
+            highlight=False,
+        )
+    hosted = Table(title="Services, US dollars", title_justify="left")
+    for heading in ("provider", "model", "price of", "a million tokens", "the files", "a day", "a year"):
+        hosted.add_column(heading, justify="left" if heading in ("provider", "model", "price of") else "right")
+    for charge in found.charges:
+        price = charge.price
+        sums = (charge.run, charge.day, charge.year)
+        hosted.add_row(
+            price.provider,
+            escape(price.model),
+            price.as_of,
+            f"${price.usd_per_million_tokens}",
+            *("" if usd is None else f"${_amount(usd)}" for usd in sums),
+        )
+    console.print(hosted)
+    console.print(
+        "At this count of tokens; models that are not Qwen3-Embedding have other tokenizers and count otherwise. The "
+        "source of each price is in --json.",
+        highlight=False,
+    )
+    precisions = list(dict.fromkeys(row.precision for row in found.storage))
+    stored = Table("dimensions", title="A million vectors, MB", title_justify="left")
+    for precision in precisions:
+        stored.add_column(precision, justify="right")
+    for start in range(0, len(found.storage), len(precisions)):
+        rows = found.storage[start : start + len(precisions)]
+        stored.add_row(str(rows[0].dimensions), *(f"{row.bytes:,}" for row in rows))
+    console.print(stored)
+    _print_local(found, assumed=assumed)
+
+
+def _print_local(found: costs.Estimate, *, assumed: bool) -> None:
+    local = found.local
+    if local is None:
+        console.print(
+            f"The weights of {found.model} are not on this machine, so its speed is not known",
+            markup=False,
+            highlight=False,
+        )
+        return
+    device = ", ".join(local.device) if isinstance(local.device, list) else local.device
+    lines = [f"This machine ({device}, {local.dtype}): {local.tokens_per_second:,.0f} tokens/s, measured just now"]
+    for what, hours, kwh in (("the files", local.hours, local.kwh), ("a day", local.hours_a_day, local.kwh_a_day)):
+        if hours is not None and kwh is not None:
+            lines.append(f"{what}: {_amount(Decimal(hours))} hours, {_amount(Decimal(kwh))} kWh")
+    lines.append(f"at {local.watts:g} W, {'an assumption: --watts says better' if assumed else 'as you say'}")
+    console.print("; ".join(lines), highlight=False)
+
+
+def _amount(value: Decimal) -> str:
+    """Write a number with two decimals, or a small one with two digits."""
+    return f"{value:,.{2 if not value or value >= 1 else max(2, 1 - value.adjusted())}f}"

@@ -6,10 +6,12 @@ import asyncio
 import hashlib
 import os
 import threading
+import time
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -22,12 +24,13 @@ from qwen3_embed_integrations.instructions import query_prompt, resolve_instruct
 from qwen3_embed_integrations.long_text import LEAST_TOKENS, MAX_TOKENS, OVERLAP_TOKENS, Span, split
 from qwen3_embed_integrations.matryoshka import as_integer, truncate
 from qwen3_embed_integrations.models import MIN_DIMENSIONS, find_spec
+from qwen3_embed_integrations.usage import Usage, UsageCounter, count
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from typing_extensions import Self
 
-    from qwen3_embed_integrations.engine.engine import Engine
+    from qwen3_embed_integrations.engine.engine import Embedded, Engine
     from qwen3_embed_integrations.engine.tokenization import Tokenization
 
 DEFAULT_MODEL = "Qwen/Qwen3-Embedding-0.6B"
@@ -94,7 +97,8 @@ async def _in_thread(
     encode: Callable[..., NDArray[np.float32]], texts: Iterable[str], instruction: str | None
 ) -> NDArray[np.float32]:
     # Not asyncio's own executor, whose few threads would keep waiting callers out of the next group.
-    return await asyncio.get_running_loop().run_in_executor(_THREADS, partial(encode, texts, instruction=instruction))
+    call = partial(copy_context().run, encode, texts, instruction=instruction)
+    return await asyncio.get_running_loop().run_in_executor(_THREADS, call)
 
 
 class BaseEncoder(ABC):
@@ -239,6 +243,60 @@ class ConfiguredEncoder(BaseEncoder):
 
     settings: Any
 
+    def __init__(self, query_instruction: str, document_instruction: str | None) -> None:
+        super().__init__(query_instruction, document_instruction)
+        self._counter = UsageCounter()
+
+    @property
+    def usage(self) -> Usage:
+        """What this encoder was asked for so far, and what it took; one made by `replaced` or a pickle begins anew.
+
+        `record_usage` tells it of some calls alone.
+        """
+        return self._counter.usage
+
+    @abstractmethod
+    def _needed_tokenization(self) -> Tokenization:
+        """Give the model's tokenizer.
+
+        Returns:
+            It, loaded.
+
+        Raises:
+            FileNotFoundError: it is not on this machine, and cannot be fetched.
+        """
+
+    def count_tokens(self, texts: Iterable[str]) -> list[int]:
+        """Count each text's tokens, the end token included; this needs the tokenizer only, not the weights.
+
+        Args:
+            texts: bare texts; a prompt's tokens are not counted.
+
+        Returns:
+            One number a text.
+
+        Raises:
+            TypeError: texts is a single string, or an item is not a string.
+            FileNotFoundError: the tokenizer is not on this machine, and cannot be fetched.
+        """
+        return self._needed_tokenization().count(as_texts(texts))
+
+    def tokenize(self, text: str) -> list[int]:
+        """Tokenize a text for those who count by themselves: `TokenCountingHandler(tokenizer=encoder.tokenize)`.
+
+        Args:
+            text: a bare text.
+
+        Returns:
+            Its token ids, the end token included.
+
+        Raises:
+            TypeError: text is not a string.
+            FileNotFoundError: the tokenizer is not on this machine, and cannot be fetched.
+        """
+        [ids] = self._needed_tokenization().encode(as_texts([text]))
+        return [int(token) for token in ids]
+
     @abstractmethod
     def close(self) -> None:
         """Let go of what it holds; a later use takes it up again."""
@@ -363,7 +421,7 @@ class Qwen3Encoder(ConfiguredEncoder):
         self._version: str | None = None
         self._held_engine: Engine | None = None
         self._held_tokenization: Tokenization | None = None
-        self._truncated_texts = 0
+        self._has_warned = False
         self._limits: tuple[int, int] | None = None
         if self._source.is_folder or find_spec(location) is not None:
             self._check_limits()
@@ -392,7 +450,7 @@ class Qwen3Encoder(ConfiguredEncoder):
     @property
     def truncated_texts(self) -> int:
         """How many texts were cut to `max_tokens` so far."""
-        return self._truncated_texts
+        return self.usage.truncated_texts
 
     @property
     def fingerprint(self) -> str:
@@ -428,19 +486,8 @@ class Qwen3Encoder(ConfiguredEncoder):
         """The device that the weights are on, or will be, by torch's name; several where there are replicas."""
         return self.settings.device if isinstance(self.settings.device, list) else self._engine().settings.device
 
-    def count_tokens(self, texts: Iterable[str]) -> list[int]:
-        """Count each text's tokens, the end token included; this needs the tokenizer only, not the weights.
-
-        Args:
-            texts: bare texts; a prompt's tokens are not counted.
-
-        Returns:
-            One number a text.
-
-        Raises:
-            TypeError: texts is a single string, or an item is not a string.
-        """
-        return self._tokenization().count(as_texts(texts))
+    def _needed_tokenization(self) -> Tokenization:
+        return self._tokenization()
 
     def replaced(self, **changes: Any) -> Qwen3Encoder:
         """Make an encoder with the same settings and token but for some.
@@ -508,6 +555,7 @@ class Qwen3Encoder(ConfiguredEncoder):
             ValueError: max_tokens or overlap_tokens is out of range, or a window and the instruction exceed the
                 encoder's own max_tokens.
         """
+        started = time.perf_counter()
         [text] = as_texts([text])
         prompt = self._document_prompt if instruction is None else query_prompt(instruction)
         prompt_ids = self._tokenization().prompt(prompt)
@@ -515,8 +563,9 @@ class Qwen3Encoder(ConfiguredEncoder):
         if as_integer("max_tokens", max_tokens) > room:
             raise ValueError(f"max_tokens must be at most {room}, what the encoder reads of a text, got {max_tokens}")
         spans, ids = self._windows(text, prompt, max_tokens, overlap_tokens)
-        hidden = self._hidden(ids, prompt_ids, [0] * len(ids), show_progress)
-        return list(zip(spans, truncate(hidden, self.dimensions), strict=True))
+        embedded = self._hidden(ids, prompt_ids, [0] * len(ids), show_progress)
+        self._count(1, ids, embedded, 0, started)
+        return list(zip(spans, truncate(embedded.states, self.dimensions), strict=True))
 
     def _encode(self, texts: list[str], prompt: str, show_progress: bool) -> NDArray[np.float32]:
         return self._encode_all(texts, prompt, show_progress, chunk=False)
@@ -525,6 +574,7 @@ class Qwen3Encoder(ConfiguredEncoder):
         return self._encode_all(texts, prompt, show_progress, chunk=self.settings.long_text == "chunk")
 
     def _encode_all(self, texts: list[str], prompt: str, show_progress: bool, *, chunk: bool) -> NDArray[np.float32]:
+        started = time.perf_counter()
         # First, so that a device that is not there costs no work.
         self._engine()
         tokenization, max_tokens = self._tokenization(), self.max_tokens
@@ -557,7 +607,9 @@ class Qwen3Encoder(ConfiguredEncoder):
             own = windows[index][1] if index in windows else [whole]
             parts += own
             owners += [index] * len(own)
-        hidden = self._hidden(parts, prompt_ids, owners, show_progress)
+        embedded = self._hidden(parts, prompt_ids, owners, show_progress)
+        self._count(len(texts), parts, embedded, len(too_long) - len(windows), started)
+        hidden = embedded.states
         if windows:
             hidden = _combined(truncate(hidden, hidden.shape[1]), owners, windows)
         return truncate(hidden, self.dimensions)
@@ -568,17 +620,26 @@ class Qwen3Encoder(ConfiguredEncoder):
         prompt_ids: NDArray[np.int64],
         owners: list[int],
         show_progress: bool,
-    ) -> NDArray[np.float32]:
+    ) -> Embedded:
         """Compute pooled states, what is not finite again in float32; owners are the indexes that an error names."""
-        hidden = self._engine().embed(
+        embedded = self._engine().embed(
             token_ids, prompt_ids, batch_tokens=self.settings.batch_tokens, show_progress=show_progress
         )
-        broken = np.flatnonzero(~np.isfinite(hidden).all(axis=1))
+        broken = np.flatnonzero(~np.isfinite(embedded.states).all(axis=1))
         if len(broken):
-            hidden[broken] = self._in_float32(
+            embedded.states[broken] = self._in_float32(
                 [token_ids[index] for index in broken], prompt_ids, [owners[index] for index in broken]
             )
-        return hidden
+        return embedded
+
+    def _count(
+        self, texts: int, parts: list[NDArray[np.int64]], embedded: Embedded, truncated: int, started: float
+    ) -> None:
+        """Count a call that began at a time of `time.perf_counter`; parts are the token ids that it embedded."""
+        seconds = time.perf_counter() - started
+        tokens = sum(map(len, parts))
+        usage = Usage(texts, tokens, truncated, embedded.cache_hits, embedded.cached_tokens, seconds)
+        count(usage, self._counter)
 
     def _windows(
         self, text: str, prompt: str, max_tokens: int, overlap_tokens: int
@@ -605,7 +666,8 @@ class Qwen3Encoder(ConfiguredEncoder):
         engine = shared_engine(
             self._pinned_source(), device=settings.device, dtype="float32", device_map=settings.device_map
         )
-        hidden = engine.embed(token_ids, prompt_ids, batch_tokens=self.settings.batch_tokens, show_progress=False)
+        embedded = engine.embed(token_ids, prompt_ids, batch_tokens=self.settings.batch_tokens, show_progress=False)
+        hidden = embedded.states
         broken = np.flatnonzero(~np.isfinite(hidden).all(axis=1))
         if len(broken):
             index = indexes[broken[0]]
@@ -615,7 +677,7 @@ class Qwen3Encoder(ConfiguredEncoder):
         return hidden
 
     def _report(self, too_long: Sequence[tuple[int, int]], max_tokens: int) -> None:
-        """Refuse texts of too many tokens, or warn of the first cut and count them all."""
+        """Refuse texts of too many tokens, or warn of the first that is cut."""
         index, length = too_long[0]
         if self.settings.long_text == "error":
             raise ValueError(
@@ -623,8 +685,7 @@ class Qwen3Encoder(ConfiguredEncoder):
                 + (f" ({len(too_long)} texts are too long)" if len(too_long) > 1 else "")
             )
         with self._lock:
-            first = self._truncated_texts == 0
-            self._truncated_texts += len(too_long)
+            first, self._has_warned = not self._has_warned, True
         if first:
             warnings.warn(
                 f"the text at index {index} has {length} tokens and was cut to max_tokens={max_tokens}; "

@@ -139,7 +139,7 @@ class Endpoint:
         try:
             content = json.loads(body)
             items = {item["index"]: np.array(item["embedding"], dtype=np.float32) for item in content["data"]}
-            count, tokens = len(content["data"]), (content.get("usage") or {}).get("prompt_tokens")
+            count, tokens = len(content["data"]), _tokens(content.get("usage") or {})
         except (ValueError, TypeError, KeyError, AttributeError):
             raise EndpointError(f"no embeddings in the answer for {asked}, but {self._shown(body)}") from None
         if count != len(texts) or set(items) != set(range(len(texts))):
@@ -183,6 +183,11 @@ class Endpoint:
     def close(self) -> None:
         """Close its connections."""
         self._client.close()
+
+
+def _tokens(usage: dict[str, Any]) -> int | None:
+    tokens = usage.get("prompt_tokens") or usage.get("total_tokens")
+    return tokens if type(tokens) is int and tokens > 0 else None
 
 
 def named(first: int, count: int) -> str:

@@ -298,8 +298,8 @@ def _explained(local: Qwen3Encoder, texts: Sequence[str], state: str) -> NDArray
     # Attention is causal, so a token's state is the last one of the text that ends with it.
     prefixes = [[one[:end] for end in range(1, len(one) + 1)] if state == "mean" else [one] for one in ids]
     flat = [prefix for own in prefixes for prefix in own]
-    states = local._engine().embed(flat, np.zeros(0, dtype=np.int64), batch_tokens=None, show_progress=False)
-    parts = np.split(states, np.cumsum([len(own) for own in prefixes])[:-1])
+    found = local._engine().embed(flat, np.zeros(0, dtype=np.int64), batch_tokens=None, show_progress=False)
+    parts = np.split(found.states, np.cumsum([len(own) for own in prefixes])[:-1])
     return np.stack([part.mean(axis=0) for part in parts])
 
 

@@ -27,6 +27,7 @@ from qwen3_embed_integrations._adapters import (
 from qwen3_embed_integrations.encoder import DEFAULT_MODEL, Encoder, LongText, Quantization, Qwen3Encoder
 from qwen3_embed_integrations.long_text import MAX_TOKENS, OVERLAP_TOKENS
 from qwen3_embed_integrations.remote import RemoteEncoder
+from qwen3_embed_integrations.usage import UsageCounter, record_usage
 
 if TYPE_CHECKING:
     import numpy as np
@@ -188,14 +189,22 @@ class _Embedder(_Component):
             # The default is there for a local model; on a server, only a token that was given is one too many.
             hub = None if token is None or (base_url is not None and token == _TOKEN) else token.resolve_value()
             encoder = made_encoder(settings, hub, base_url, None if api_key is None else api_key.resolve_value())
+            self._model = encoder.settings.model
         else:
-            adopted_settings(encoder, {**settings, "base_url": base_url, "api_key": api_key})
+            self._model = adopted_settings(encoder, {**settings, "base_url": base_url, "api_key": api_key})["model"]
         self.encoder = encoder
 
     def warm_up(self) -> None:
         """Load the model now, instead of in the first run."""
         if isinstance(self.encoder, Qwen3Encoder):
             self.encoder.warm_up()
+
+    def _meta(self, recorded: UsageCounter) -> dict[str, Any]:
+        """Tell of a run what Haystack's own embedders tell; an encoder of another kind is not counted."""
+        if not isinstance(self.encoder, (Qwen3Encoder, RemoteEncoder)):
+            return {"model": self._model}
+        tokens = recorded.usage.tokens
+        return {"model": self._model, "usage": {"prompt_tokens": tokens, "total_tokens": tokens}}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -231,7 +240,7 @@ class Qwen3TextEmbedder(_Embedder):
         256
     """
 
-    @component.output_types(embedding=list[float])
+    @component.output_types(embedding=list[float], meta=dict[str, Any])
     def run(self, text: str) -> dict[str, Any]:
         """Embed a query.
 
@@ -240,14 +249,16 @@ class Qwen3TextEmbedder(_Embedder):
 
         Returns:
             `embedding`: a list of `dimensions` floats, unit length.
+            `meta`: `model`, and `usage` with `prompt_tokens`, the instruction and the end token included.
 
         Raises:
             TypeError: text is not a string.
         """
-        vectors = self.encoder.encode_queries([_as_text(text)], show_progress=self.progress_bar)
-        return {"embedding": vectors[0].tolist()}
+        with record_usage() as recorded:
+            vectors = self.encoder.encode_queries([_as_text(text)], show_progress=self.progress_bar)
+        return {"embedding": vectors[0].tolist(), "meta": self._meta(recorded)}
 
-    @component.output_types(embedding=list[float])
+    @component.output_types(embedding=list[float], meta=dict[str, Any])
     async def run_async(self, text: str) -> dict[str, Any]:
         """Embed a query without blocking the event loop.
 
@@ -260,8 +271,9 @@ class Qwen3TextEmbedder(_Embedder):
         Raises:
             TypeError: text is not a string.
         """
-        vectors = await self.encoder.aencode_queries([_as_text(text)])
-        return {"embedding": vectors[0].tolist()}
+        with record_usage() as recorded:
+            vectors = await self.encoder.aencode_queries([_as_text(text)])
+        return {"embedding": vectors[0].tolist(), "meta": self._meta(recorded)}
 
 
 @component
@@ -302,7 +314,7 @@ class Qwen3DocumentEmbedder(_Embedder):
         self.meta_fields_to_embed = meta_fields_to_embed or []
         self.embedding_separator = embedding_separator
 
-    @component.output_types(documents=list[Document])
+    @component.output_types(documents=list[Document], meta=dict[str, Any])
     def run(self, documents: list[Document]) -> dict[str, Any]:
         """Embed documents.
 
@@ -311,14 +323,16 @@ class Qwen3DocumentEmbedder(_Embedder):
 
         Returns:
             `documents`: copies of them with their embedding, in the same order.
+            `meta`: `model`, and `usage` with `prompt_tokens`, the end tokens included.
 
         Raises:
             TypeError: documents is not a list of documents.
         """
-        vectors = self.encoder.encode_documents(self._texts(documents), show_progress=self.progress_bar)
-        return {"documents": _with_embeddings(documents, vectors)}
+        with record_usage() as recorded:
+            vectors = self.encoder.encode_documents(self._texts(documents), show_progress=self.progress_bar)
+        return {"documents": _with_embeddings(documents, vectors), "meta": self._meta(recorded)}
 
-    @component.output_types(documents=list[Document])
+    @component.output_types(documents=list[Document], meta=dict[str, Any])
     async def run_async(self, documents: list[Document]) -> dict[str, Any]:
         """Embed documents without blocking the event loop.
 
@@ -331,8 +345,9 @@ class Qwen3DocumentEmbedder(_Embedder):
         Raises:
             TypeError: documents is not a list of documents.
         """
-        vectors = await self.encoder.aencode_documents(self._texts(documents))
-        return {"documents": _with_embeddings(documents, vectors)}
+        with record_usage() as recorded:
+            vectors = await self.encoder.aencode_documents(self._texts(documents))
+        return {"documents": _with_embeddings(documents, vectors), "meta": self._meta(recorded)}
 
     def _init_parameters(self) -> dict[str, Any]:
         return {

@@ -6,6 +6,7 @@ import logging
 import os
 import re
 import threading
+import time
 import unicodedata
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -22,7 +23,6 @@ from tqdm.auto import tqdm
 from qwen3_embed_integrations.encoder import (
     DEFAULT_MODEL,
     ConfiguredEncoder,
-    as_texts,
     check_limits,
     short_hash,
     vector_space,
@@ -32,13 +32,15 @@ from qwen3_embed_integrations.engine.source import ModelSource, locate
 from qwen3_embed_integrations.engine.tokenization import encodable_text, shared_tokenization
 from qwen3_embed_integrations.matryoshka import as_integer, truncate
 from qwen3_embed_integrations.models import CONTEXT, find_spec
+from qwen3_embed_integrations.usage import Usage, count
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
     from pydantic import SecretStr
 
+    from qwen3_embed_integrations.endpoint import Answer
     from qwen3_embed_integrations.engine.tokenization import Tokenization
 
 logger = logging.getLogger(__name__)
@@ -186,6 +188,7 @@ class RemoteEncoder(ConfiguredEncoder):
         if max_tokens is not None and max_tokens > self._max_tokens:
             raise ValueError(f"max_tokens must be at most {self._max_tokens}, what the server reads, got {max_tokens}")
         self._sends_dimensions = send_dimensions and dimensions is not None
+        self._has_warned = False
         self._lock = threading.Lock()
         self._held: tuple[int, ThreadPoolExecutor, Endpoint] | None = None
 
@@ -205,7 +208,7 @@ class RemoteEncoder(ConfiguredEncoder):
         if self.settings.dimensions is not None:
             return self.settings.dimensions
         if self._size is None:
-            self._embed(["a"], 0)
+            self._encode(["a"], "", show_progress=False)
         return self._size or 0
 
     @property
@@ -243,22 +246,10 @@ class RemoteEncoder(ConfiguredEncoder):
         """Names all that changes a query's vector: the fingerprint and the query instruction."""
         return f"{self.fingerprint}.query-{short_hash(self._query_prompt)}"
 
-    def count_tokens(self, texts: Iterable[str]) -> list[int]:
-        """Count each text's tokens, the end token included, with the model's tokenizer on this machine.
-
-        Args:
-            texts: bare texts; a prompt's tokens are not counted.
-
-        Returns:
-            One number a text.
-
-        Raises:
-            TypeError: texts is a single string, or an item is not a string.
-            FileNotFoundError: the tokenizer is neither in a folder nor in the hub's cache.
-        """
+    def _needed_tokenization(self) -> Tokenization:
         if self._tokenization is None:
             raise FileNotFoundError(f"the tokenizer of {self.model} is not on this machine{self._remedy()}")
-        return self._tokenization.count(as_texts(texts))
+        return self._tokenization
 
     def replaced(self, **changes: Any) -> RemoteEncoder:
         """Make an encoder with the same settings and key but for some.
@@ -280,6 +271,7 @@ class RemoteEncoder(ConfiguredEncoder):
             held[2].close()
 
     def _encode(self, texts: list[str], prompt: str, show_progress: bool) -> NDArray[np.float32]:
+        started = time.perf_counter()
         inputs = [encodable_text(prompt + text) for text in texts]
         sizes = self._checked_sizes(inputs)
         if not inputs:
@@ -289,22 +281,37 @@ class RemoteEncoder(ConfiguredEncoder):
         threads = self._live()[0]
         futures = [threads.submit(self._embed, inputs[start:stop], start) for start, stop in groups]
         rows: list[NDArray[np.float32]] = []
+        tokens = 0
         hide = not show_progress or len(groups) == 1
         try:
             with tqdm(total=len(inputs), desc="Embedding", unit="text", disable=hide) as progress:
-                for future in futures:
-                    rows.append(future.result())
-                    progress.update(len(rows[-1]))
+                for (start, stop), future in zip(groups, futures, strict=True):
+                    vectors, counted = future.result()
+                    rows.append(vectors)
+                    tokens += self._counted(inputs[start:stop]) if counted is None else counted
+                    progress.update(len(vectors))
         finally:
             for future in futures:
                 future.cancel()
+        count(Usage(len(inputs), tokens, seconds=time.perf_counter() - started), self._counter)
         return np.concatenate(rows)
 
-    def _embed(self, inputs: list[str], first: int) -> NDArray[np.float32]:
-        """Send one request, and give unit vectors of the dimensions asked for."""
+    def _counted(self, inputs: list[str]) -> int:
+        """Count the tokens of a request whose answer did not."""
+        if self._tokenization is not None:
+            return sum(self._tokenization.count(inputs))
+        if not self._has_warned:
+            self._has_warned = True
+            logger.warning(
+                "the server does not say how many tokens it reads, so usage leaves them out%s", self._remedy()
+            )
+        return 0
+
+    def _embed(self, inputs: list[str], first: int) -> tuple[NDArray[np.float32], int | None]:
+        """Send one request: unit vectors of the dimensions asked for, and the tokens that the server counts."""
         wanted = self.settings.dimensions
-        vectors, asked = self._ask(inputs, first)
-        size = vectors.shape[1]
+        answer, asked = self._ask(inputs, first)
+        vectors, size = answer.vectors, answer.vectors.shape[1]
         with self._lock:
             if self._size is None and not asked:
                 self._size = size
@@ -322,24 +329,24 @@ class RemoteEncoder(ConfiguredEncoder):
         zeros = np.flatnonzero(~unit.any(axis=1))
         if len(zeros):
             raise EndpointError(f"the text at index {first + zeros[0]} got a vector of zeros")
-        return unit
+        return unit, answer.tokens
 
-    def _ask(self, inputs: list[str], first: int) -> tuple[NDArray[np.float32], bool]:
-        """Send one request: the server's vectors, and whether it took `dimensions`."""
+    def _ask(self, inputs: list[str], first: int) -> tuple[Answer, bool]:
+        """Send one request: the server's answer, and whether it took `dimensions`."""
         endpoint, refusal = self.endpoint, ""
         if self._sends_dimensions:
             try:
-                return endpoint.embed(inputs, dimensions=self.settings.dimensions, first=first).vectors, True
+                return endpoint.embed(inputs, dimensions=self.settings.dimensions, first=first), True
             except EndpointError as error:
                 if error.status not in (400, 422):
                     raise
                 refusal = str(error)
         # What was wrong with the texts is wrong without the field too, and raised here.
-        vectors = endpoint.embed(inputs, first=first).vectors
+        answer = endpoint.embed(inputs, first=first)
         if refusal:
             self._sends_dimensions = False
             logger.warning("the server refuses dimensions, so vectors are cut here: %s", refusal)
-        return vectors, False
+        return answer, False
 
     def _checked_sizes(self, inputs: list[str]) -> list[int]:
         """Give each text's tokens, or a number that is not smaller; refuse a text that may have too many."""

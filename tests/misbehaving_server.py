@@ -196,7 +196,8 @@ class Handler(BaseHTTPRequestHandler):
         rows = [vector.tolist() for vector in vectors]
         data = self.spoiled(fault, rows)
         answer = {"object": "list", "data": data, "model": body["model"]}
-        answer["usage"] = {"prompt_tokens": sum(count for _, count in found)}
+        if "no-usage" not in server.faults:
+            answer["usage"] = {"prompt_tokens": sum(count for _, count in found)}
         return self.send(200, answer, cut=fault == "cut-body", slow=fault == "slow")
 
     def spoiled(self, fault: str, rows: list[list[float]]) -> list[dict]:

@@ -12,6 +12,7 @@ from haystack.components.retrievers.in_memory import InMemoryEmbeddingRetriever
 from haystack.components.writers import DocumentWriter
 from haystack.document_stores.in_memory import InMemoryDocumentStore
 from haystack.utils import ComponentDevice, Secret
+from transformers import AutoTokenizer
 
 from qwen3_embed_integrations import Qwen3Encoder
 from qwen3_embed_integrations.haystack import Qwen3DocumentEmbedder, Qwen3TextEmbedder
@@ -36,7 +37,7 @@ def test_vectors_are_the_cores(settings, model_folder):
     core = Qwen3Encoder(model_folder, dtype="float32", device="cpu", dimensions=48)
     for given in ({**settings, "dimensions": 48}, {"encoder": core, "progress_bar": False}):
         text, documents = Qwen3TextEmbedder(**given), Qwen3DocumentEmbedder(**given)
-        assert text.run("x") == {"embedding": core.encode_queries(["x"])[0].tolist()}
+        assert text.run("x")["embedding"] == core.encode_queries(["x"])[0].tolist()
         embedded = documents.run([Document(content=content) for content in TEXTS])["documents"]
         assert [document.embedding for document in embedded] == core.encode_documents(TEXTS).tolist()
 
@@ -53,6 +54,27 @@ async def test_async_runs_give_the_same(settings):
     assert await text.run_async("x") == text.run("x")
     given = [Document(content=content) for content in TEXTS]
     assert await documents.run_async(given) == documents.run(given)
+
+
+async def test_runs_tell_the_tokens_that_they_took(settings):
+    tokenizer = AutoTokenizer.from_pretrained(settings["model"])
+
+    def meta(texts):
+        tokens = sum(len(tokenizer(text)["input_ids"]) for text in texts)
+        return {"model": settings["model"], "usage": {"prompt_tokens": tokens, "total_tokens": tokens}}
+
+    text, documents = Qwen3TextEmbedder(**settings), Qwen3DocumentEmbedder(**settings)
+    assert text.run("x y")["meta"] == meta([as_query("x y")])
+    assert documents.run([Document(content=content) for content in TEXTS])["meta"] == meta(TEXTS)
+    runs = await asyncio.gather(*(text.run_async(content) for content in TEXTS * 3))
+    assert [run["meta"] for run in runs] == [meta([as_query(content)]) for content in TEXTS * 3]
+    # As before, a pipeline finds by itself which output to connect.
+    pipeline = Pipeline()
+    pipeline.add_component("embedder", documents)
+    pipeline.add_component("writer", DocumentWriter(InMemoryDocumentStore()))
+    pipeline.connect("embedder", "writer")
+    results = pipeline.run({"embedder": {"documents": [Document(content="x")]}})
+    assert results["embedder"] == {"meta": meta(["x"])}
 
 
 def test_meta_fields_are_embedded_before_the_content(settings, reference):
@@ -79,7 +101,8 @@ def test_documents_are_not_mutated(settings):
 
 
 def test_no_documents(settings):
-    assert Qwen3DocumentEmbedder(**settings).run([]) == {"documents": []}
+    meta = {"model": settings["model"], "usage": {"prompt_tokens": 0, "total_tokens": 0}}
+    assert Qwen3DocumentEmbedder(**settings).run([]) == {"documents": [], "meta": meta}
 
 
 def test_wrong_input_names_the_sibling(settings):
@@ -164,7 +187,7 @@ def test_tokens_stay_secret(embedder, monkeypatch):
 
 def test_only_our_encoder_can_be_serialised():
     component = Qwen3TextEmbedder(encoder=Counting())
-    assert component.run("x") == {"embedding": [1, 0]}
+    assert component.run("x") == {"embedding": [1, 0], "meta": {"model": "Counting"}}
     component.warm_up()
     with pytest.raises(ValueError, match="not those of a Counting"):
         component.to_dict()

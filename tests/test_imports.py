@@ -23,6 +23,7 @@ HEAVY = {
     "matplotlib",
     "mteb",
     "openai",
+    "ray",
 }
 
 
@@ -37,10 +38,12 @@ def test_the_package_imports_neither_torch_nor_a_framework():
     assert modules_after("from qwen3_embed_integrations import *") == set()
     assert modules_after("from qwen3_embed_integrations import Qwen3Encoder; Qwen3Encoder('tiny')") == set()
     assert modules_after("import qwen3_embed_integrations.bench.chart") == set()
+    assert modules_after("import qwen3_embed_integrations.cost") == set()
     remote = "from qwen3_embed_integrations import RemoteEncoder; RemoteEncoder('http://host/v1', model='tiny')"
     assert modules_after(remote) == set()
     assert modules_after("from qwen3_embed_integrations import two_stage_index") == set()
     assert modules_after("import qwen3_embed_integrations.quality") == set()
+    assert modules_after("import qwen3_embed_integrations.bulk") == set()
 
 
 @pytest.mark.parametrize(
@@ -66,6 +69,7 @@ def test_an_adapter_imports_its_own_framework_only(adapter, framework):
         ("haystack", "haystack", "haystack"),
         ("langchain_store", "langchain_core", "langchain,faiss"),
         ("evaluation", "mteb", "eval"),
+        ("ray", "ray", "ray"),
     ],
 )
 def test_a_missing_extra_names_the_pip_command(adapter, framework, extra):
@@ -99,13 +103,14 @@ def test_the_extra_all_has_the_frameworks_and_nothing_heavy():
     lines = requires("qwen3-embed-integrations")
     by_extra = {
         extra: {re.match(r"[\w-]+", line)[0] for line in lines if re.search(rf"extra == ['\"]{extra}['\"]", line)}
-        for extra in ("langchain", "llama-index", "haystack", "remote", "faiss", "eval", "all")
+        for extra in ("langchain", "llama-index", "haystack", "remote", "faiss", "bulk", "eval", "all")
     }
     assert by_extra["langchain"] == {"langchain-core", "langchain-text-splitters"}
     assert by_extra["llama-index"] == {"llama-index-core"}
     assert by_extra["haystack"] == {"haystack-ai"}
     assert by_extra["remote"] == {"openai"}
     assert by_extra["faiss"] == {"faiss-cpu"}
+    assert by_extra["bulk"] == {"pyarrow"}
     # MTEB, with the libraries that load its data sets, is for those who evaluate.
     assert by_extra.pop("eval") == {"mteb"}
     assert by_extra["all"] == set.union(*(names for extra, names in by_extra.items() if extra != "all"))

@@ -1,17 +1,29 @@
-"""Quality against size: measures beside scikit-learn's, and the command."""
+"""Quality by instruction and size: measures beside scikit-learn's and plain numpy's, and the command."""
 
 from __future__ import annotations
 
+import gzip
 import json
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
+from scipy import stats
 from sklearn.metrics import ndcg_score
 from typer.testing import CliRunner
 
 from qwen3_embed_integrations import Qwen3Encoder, truncate
 from qwen3_embed_integrations.cli import app
-from qwen3_embed_integrations.quality import Judged, measure, ndcg, read_judged, standard_library_questions
+from qwen3_embed_integrations.quality import (
+    Judged,
+    _against,
+    _draw_instructions,
+    compare,
+    measure,
+    ndcg,
+    read_judged,
+    standard_library_questions,
+)
 
 DOCUMENTS = {
     "a": "Copy a directory tree.",
@@ -31,6 +43,13 @@ def files(tmp_path):
     (tmp_path / "queries.jsonl").write_text(queries)
     (tmp_path / "qrels.tsv").write_text("query-id\tcorpus-id\tscore\nq1\ta\t2\nq1\td\t1\nq2\tb\t1\nq2\tc\t0\n")
     return tmp_path
+
+
+@pytest.fixture(scope="module")
+def judged():
+    """Some questions on the standard library."""
+    whole = standard_library_questions()
+    return Judged("part", whole.documents[:300], whole.queries[:60], whole.relevant[:60])
 
 
 def test_ndcg_is_that_of_scikit_learn():
@@ -67,6 +86,13 @@ def test_files_in_the_layout_of_beir(files):
         ),
         ("queries.jsonl", "not json\n", r"queries\.jsonl:1 must be a JSON object"),
         ("queries.jsonl", "\n", r"queries\.jsonl is empty"),
+        ("corpus.jsonl", '["_id", "text"]\n', r"corpus\.jsonl:1 must be a JSON object"),
+        ("queries.jsonl", b'{"_id": "q1", "text": "x"}\n\xff\n', r"queries\.jsonl:2 is not UTF-8"),
+        ("qrels.tsv", "q1\ta\t1\nq1\ta\t2\n", r"qrels\.tsv:2 judges the document 'a' for the query 'q1' again"),
+        ("qrels.tsv", "q1\ta\n", r"qrels\.tsv:1 must be query id, document id and grade, got 'q1\\ta'"),
+        ("qrels.tsv", "q1\ta\tgood\n", r"qrels\.tsv:1 must have a number as its grade, got 'good'"),
+        ("qrels.tsv", "q1\ta\tnan\n", r"qrels\.tsv:1 must have a number as its grade, got 'nan'"),
+        ("qrels.tsv", "q1\ta\t1\nquery-id\tcorpus-id\tscore\n", r"qrels\.tsv:2 must have a number as its grade"),
         ("qrels.tsv", "q1\ta\t1\nq1\ta\n", r"qrels\.tsv:2 must be query id, document id and grade, got 'q1\\ta'"),
         ("qrels.tsv", "q1\tz\t1\n", r"qrels\.tsv:1 names the document 'z', which is not there"),
         ("qrels.tsv", "q9\ta\t1\n", r"qrels\.tsv:1 names the query 'q9', which is not there"),
@@ -74,17 +100,44 @@ def test_files_in_the_layout_of_beir(files):
     ],
 )
 def test_files_that_are_not(files, name, content, message):
-    (files / name).write_text(content)
+    (files / name).write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(ValueError, match=message):
         read_judged(files / "corpus.jsonl", files / "queries.jsonl", files / "qrels.tsv")
 
 
-def test_every_row_is_what_plain_numpy_finds():
-    judged = standard_library_questions()
-    judged = Judged("part", judged.documents[:300], judged.queries[:60], judged.relevant[:60])
-    encoder = Qwen3Encoder("tiny", query_instruction="code_search")
-    report = measure(encoder, judged, [64, 256], model="tiny")
-    documents, queries = encoder.encode_documents(judged.documents), encoder.encode_queries(judged.queries)
+@pytest.mark.parametrize(
+    "qrels", ["query-id\tcorpus-id\tscore\nq1\ta\t2\nq1\td\t1\nq2\tb\t1\n", "q1 0 a 2\nq1 0 d 1\nq2 0 b 1\nq2 0 c -1\n"]
+)
+def test_what_editors_and_other_tools_write_is_read_alike(files, qrels):
+    expected = read_judged(files / "corpus.jsonl", files / "queries.jsonl", files / "qrels.tsv")
+    (files / "qrels.tsv").write_bytes(b"\xef\xbb\xbf" + f"\n{qrels}\n \n".replace("\n", "\r\n").encode())
+    for name in ("corpus", "queries"):
+        lines = (files / f"{name}.jsonl").read_bytes()
+        (files / f"{name}.jsonl.gz").write_bytes(gzip.compress(b"\xef\xbb\xbf" + lines.replace(b"\n", b"\r\n\r\n")))
+    read = read_judged(files / "corpus.jsonl.gz", files / "queries.jsonl.gz", files / "qrels.tsv")
+    assert (read.documents, read.queries, read.relevant) == (expected.documents, expected.queries, expected.relevant)
+
+
+def test_a_line_ends_at_newlines_only(files):
+    item = {"_id": "q\u2028\x0b1", "text": "x"}
+    (files / "queries.jsonl").write_text(json.dumps(item, ensure_ascii=False) + "\n", encoding="utf-8")
+    (files / "qrels.tsv").write_text("q\u2028\x0b1\ta\t1\n", encoding="utf-8")
+    assert read_judged(files / "corpus.jsonl", files / "queries.jsonl", files / "qrels.tsv").relevant == [{0: 1.0}]
+
+
+def test_a_packed_file_that_is_damaged(files):
+    whole = gzip.compress(b'{"_id": "a", "text": "Copy."}\n')
+    for damaged in (whole[:-12], b"not packed", whole[:12] + b"\xff" * 8 + whole[20:]):
+        (files / "corpus.jsonl.gz").write_bytes(damaged)
+        with pytest.raises(ValueError, match=r"corpus\.jsonl\.gz:\d cannot be unpacked"):
+            read_judged(files / "corpus.jsonl.gz", files / "queries.jsonl")
+
+
+def test_every_row_is_what_plain_numpy_finds(judged):
+    encoder = Qwen3Encoder("tiny")
+    report = measure(encoder, judged, [64, 256], instructions=["code_search"], model="tiny")
+    documents = encoder.encode_documents(judged.documents)
+    queries = encoder.encode_queries(judged.queries, instruction="code_search")
     nearest = np.argsort(-(queries @ documents.T), axis=1)[:, :10]
     rows = {(row.dimensions, row.precision): row for row in report.rows}
     assert [(key, row.bytes) for key, row in rows.items()] == [
@@ -96,14 +149,18 @@ def test_every_row_is_what_plain_numpy_finds():
         ((64, "binary"), 8),
     ]
     for size in (256, 64):
-        found = np.argsort(-(truncate(queries, size) @ truncate(documents, size).T), axis=1)[:, :10]
-        row = rows[size, "float32"]
-        assert row.recall == pytest.approx(np.mean([query in places for query, places in enumerate(found)]), abs=0.02)
+        ranking = np.argsort(-(truncate(queries, size) @ truncate(documents, size).T), axis=1)
+        found, row = ranking[:, :10], rows[size, "float32"]
+        # The one relevant document of query 7 is document 7.
+        ranks = np.array([1 + list(places).index(query) for query, places in enumerate(ranking)])
+        in_ten = ranks <= 10
+        assert row.recall == pytest.approx(in_ten.mean(), abs=0.02)
+        assert row.recall_100 == pytest.approx((ranks <= 100).mean(), abs=0.02)
+        assert row.mrr == pytest.approx((in_ten / ranks).mean(), abs=0.01)
+        assert row.ndcg == pytest.approx((in_ten / np.log2(ranks + 1)).mean(), abs=0.01)
         assert row.agreement == pytest.approx(
             np.mean([np.isin(*pair) for pair in zip(found, nearest, strict=True)]), abs=0.01
         )
-        gains = [1 / np.log2(list(places).index(q) + 2) if q in places else 0 for q, places in enumerate(found)]
-        assert row.ndcg == pytest.approx(np.mean(gains), abs=0.01)
         assert rows[size, "int8"].ndcg == pytest.approx(row.ndcg, abs=0.02)
         assert rows[size, "int8"].agreement == pytest.approx(row.agreement, abs=0.03)
         assert rows[size, "binary"].agreement < row.agreement
@@ -111,13 +168,103 @@ def test_every_row_is_what_plain_numpy_finds():
     assert all(row.queries_per_second > 0 for row in report.rows)
 
 
+def test_measures_by_hand():
+    relevant = [{1: 2.0, 5: 1.0}, {0: 1.0}]
+    scores = _against(relevant, np.array([[3, 1, 2], [7, 8, 9]]), np.array([[3, 1, 2, 5], [7, 8, 9, 6]]))
+    assert scores["recall"].tolist() == [1 / 2, 0]
+    assert scores["recall_100"].tolist() == [1, 0]
+    assert scores["mrr"].tolist() == [1 / 2, 0]
+    assert scores["ndcg"] == pytest.approx([(2 / np.log2(3)) / (2 + 1 / np.log2(3)), 0])
+
+
+def test_an_instruction_is_compared_with_the_first_at_the_same_vectors_and_small_vectors_with_full_ones(judged):
+    sentence = "Find functions that do what is asked"
+    instructions = ["code_search", "none", sentence]
+    encoder = Qwen3Encoder("tiny", query_instruction="web_search")
+    report = measure(encoder, judged, [256, 64], ["float32"], instructions=instructions, model="tiny")
+    assert report.instructions == instructions
+    documents = encoder.encode_documents(judged.documents)
+    queries = {
+        "code_search": encoder.encode_queries(judged.queries, instruction="code_search"),
+        "none": encoder.encode_documents(judged.queries),
+        sentence: encoder.encode_queries(judged.queries, instruction=sentence),
+    }
+    scores = {}
+    for instruction, vectors in queries.items():
+        for size in (256, 64):
+            similarities = truncate(vectors, size) @ truncate(documents, size).T
+            ranks = 1 + (similarities > similarities.diagonal()[:, None]).sum(axis=1)
+            scores[instruction, size] = (ranks <= 10) / np.log2(ranks + 1)
+    assert len(report.rows) == 6
+    for row in report.rows:
+        key = (row.instruction, row.dimensions)
+        if key == ("code_search", 256):
+            assert row.difference is None
+            continue
+        other = ("code_search", 256 if row.instruction == "code_search" else row.dimensions)
+        assert (row.difference.instruction, row.difference.dimensions, row.difference.precision) == (*other, "float32")
+        assert row.difference.mean == pytest.approx((scores[key] - scores[other]).mean(), abs=0.01)
+        interval = stats.ttest_rel(scores[key], scores[other]).confidence_interval()
+        assert (row.difference.low, row.difference.high) == pytest.approx(tuple(interval), abs=0.02)
+    verdicts = {(row.instruction, row.dimensions): row.difference and row.difference.verdict for row in report.rows}
+    assert verdicts["none", 64] == "worse"
+    assert verdicts[sentence, 256] != "worse"
+
+
+@pytest.mark.parametrize("count", [8, 30, 2000])
+def test_intervals_are_nearly_student_s(count):
+    random = np.random.default_rng(count)
+    others = random.beta(2, 2, count)
+    scores = np.clip(others + random.normal(0.05, 0.2, count), 0, 1)
+    mean, low, high, verdict = compare(scores, others)
+    expected = stats.ttest_rel(scores, others).confidence_interval()
+    assert mean == pytest.approx((scores - others).mean())
+    # Random resamples of a skewed sample: within a tenth of the interval's length.
+    near = 0.1 * (expected.high - expected.low)
+    assert (low, high) == pytest.approx((expected.low, expected.high), abs=near)
+    assert verdict == ("better" if low > 0 else "unclear")
+    assert compare(scores, others) == (mean, low, high, verdict)
+    turned = compare(others, scores)
+    assert turned[:3] == pytest.approx((-mean, -high, -low), abs=near)
+    assert turned[3] == {"better": "worse", "unclear": "unclear"}[verdict]
+
+
+def test_intervals_hold_the_truth_as_often_as_they_say():
+    random = np.random.default_rng(0)
+    held = 0
+    for _ in range(150):
+        others = random.beta(2, 2, 40)
+        scores = others + np.where(random.random(40) < 0.5, 0, random.normal(0.1, 0.2, 40))
+        _, low, high, _ = compare(scores, others)
+        held += low <= 0.05 <= high
+    # 95% of 150 is 142.5, with a standard deviation of 2.7.
+    assert 134 <= held <= 149
+
+
+def test_what_few_or_equal_scores_can_tell():
+    scores = np.array([0.2, 0.5, 0.0, 1.0])
+    assert compare(scores, scores) == (0, 0, 0, "same")
+    assert compare(np.array([0.75]), np.array([0.5])) == (0.25, -1, 1, "unclear")
+    one_query_gained = compare(scores + np.array([0.3, 0, 0, 0]), scores)
+    assert one_query_gained[1] == 0
+    assert one_query_gained[3] == "unclear"
+
+
 def test_bad_settings_are_refused_before_any_work():
     judged = Judged("none", ["a"], ["a"], None)
     encoder = Qwen3Encoder("tiny")
-    with pytest.raises(ValueError, match="dimensions must be between 1 and 256, got 257"):
-        measure(encoder, judged, [64, 257], model="tiny")
-    with pytest.raises(ValueError, match="precisions must be among float32, int8, binary, got int4"):
-        measure(encoder, judged, [64], ["int4"], model="tiny")
+
+    def refused(message, dimensions=(64,), precisions=("float32",), instructions=("web_search",), judged=judged):
+        with pytest.raises(ValueError, match=message):
+            measure(encoder, judged, dimensions, precisions, instructions=instructions, model="tiny")
+
+    refused("dimensions must be between 1 and 256, got 257", dimensions=[64, 257])
+    refused("precisions must be among float32, int8, binary, got int4", precisions=["int4"])
+    refused("unknown instruction 'web_serach': did you mean 'web_search'", instructions=["web_serach"])
+    refused("instructions must have at least one", instructions=[])
+    refused("comparing instructions needs judgements", instructions=["web_search", "none"])
+    again = "'Find functions that:' is there twice, as 'code_search' too"
+    refused(again, instructions=["code_search", "Find functions that:"], judged=Judged("j", ["a"], ["a"], [{0: 1}]))
 
 
 def test_the_command_on_files_with_judgements(files):
@@ -128,8 +275,44 @@ def test_the_command_on_files_with_judgements(files):
     assert "4 documents, 2 queries" in done.output
     report = json.loads((files / "out.json").read_text())
     assert [row["dimensions"] for row in report["rows"]] == [256] * 3 + [32] * 3
+    assert {row["instruction"] for row in report["rows"]} == {"web_search"}
     assert report["rows"][0]["recall"] == 1
     assert (files / "out.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_command_compares_instructions_in_80_columns(files):
+    arguments = ["eval", "--corpus", files / "corpus.jsonl", "--queries", files / "queries.jsonl"]
+    arguments += ["--qrels", files / "qrels.tsv", "--dimensions", "256,32", "--precisions", "float32"]
+    arguments += ["--instruction", "web_search", "--instruction", "none", "--instruction", "Find the manual's line:"]
+    arguments += ["--json", files / "out.json", "--png", files / "out.png"]
+    done = CliRunner().invoke(app, list(map(str, arguments)), env={"COLUMNS": "80"})
+    assert done.exit_code == 0, done.output
+    rows = json.loads((files / "out.json").read_text())["rows"]
+    shown = [
+        line.split() for line in done.output.splitlines() if line.startswith(("web_search ", "none ", "sentence 1 "))
+    ]
+    assert [line[0] for line in shown] == ["web_search", "none", "sentence"] * 2
+    for row, line in zip(rows, shown, strict=True):
+        values = [f"{row[name]:.3f}" for name in ("ndcg", "recall", "recall_100", "mrr")]
+        assert [line[1 + (line[0] == "sentence")], *line[-3:]] == values
+        if row["difference"] is not None:
+            assert f"{row['difference']['mean']:+.3f}" in line
+            assert row["difference"]["verdict"] in line
+    assert "sentence 1: Find the manual's line:" in done.output
+    assert (files / "out.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_picture_shows_each_interval(files):
+    judged = read_judged(files / "corpus.jsonl", files / "queries.jsonl", files / "qrels.tsv")
+    instructions = ["web_search", "none", "code_search"]
+    report = measure(Qwen3Encoder("tiny"), judged, [256, 32], ["float32"], instructions=instructions, model="tiny")
+    figure = Figure()
+    _draw_instructions(report, figure, "title")
+    drawn = [list(line.get_xdata()) for line in figure.axes[0].lines]
+    compared = [row.difference for row in report.rows if row.instruction != "web_search"]
+    assert len(compared) == 4
+    assert all([difference.low, difference.high] in drawn for difference in compared)
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["none", "code_search"]
 
 
 def test_the_command_on_files_without_judgements(files):

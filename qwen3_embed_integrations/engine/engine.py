@@ -10,14 +10,14 @@ from collections import Counter, deque
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
 from tqdm.auto import tqdm
 
 from qwen3_embed_integrations.engine.batching import groups
-from qwen3_embed_integrations.engine.packed import PackedModel
+from qwen3_embed_integrations.engine.packed import PackedModel, shared_prefix
 from qwen3_embed_integrations.engine.padded import PaddedModel
 from qwen3_embed_integrations.engine.scheduler import Item, Job, Scheduler
 
@@ -56,6 +56,20 @@ class EngineSettings:
     quantization: str | None = None
     device_map: str | tuple[tuple[str, Any], ...] | None = None
     replica: int = 0
+
+
+class Embedded(NamedTuple):
+    """What was computed for some texts, and what did not have to be.
+
+    Attributes:
+        states: each text's pooled hidden state, float32 array, shape (n, hidden size), not normalised.
+        cache_hits: texts that equal an earlier one of them.
+        cached_tokens: their tokens, and those of the others that have the prompt's kept keys and values.
+    """
+
+    states: NDArray[np.float32]
+    cache_hits: int
+    cached_tokens: int
 
 
 class Engine:
@@ -117,7 +131,7 @@ class Engine:
         *,
         batch_tokens: int | None,
         show_progress: bool,
-    ) -> NDArray[np.float32]:
+    ) -> Embedded:
         """Compute the pooled hidden state of each text; equal texts are computed once.
 
         Args:
@@ -127,7 +141,7 @@ class Engine:
             show_progress: whether to draw a progress bar, in texts; a single batch gets none.
 
         Returns:
-            float32 array, shape (n, hidden size), not normalised, in the order of token_ids.
+            The states in the order of token_ids.
         """
         model = self.load()
         positions: dict[bytes, list[int]] = {}
@@ -136,7 +150,8 @@ class Engine:
         equal = list(positions.values())
         items = [Item(token_ids[same[0]], prompt_ids) for same in equal]
         budget = batch_tokens or _budget(self.settings)
-        batches = groups([len(item.ids) for item in items], budget, padded=isinstance(model, PaddedModel))
+        padded = isinstance(model, PaddedModel)
+        batches = groups([len(item.ids) for item in items], budget, padded=padded)
         hide = not show_progress or len(batches) == 1
         with tqdm(total=len(token_ids), desc="Embedding", unit="text", disable=hide) as progress:
 
@@ -147,7 +162,10 @@ class Engine:
         result = np.empty((len(token_ids), rows.shape[1]), dtype=np.float32)
         for same, row in zip(equal, rows, strict=True):
             result[same] = row
-        return result
+        cached_tokens = sum(len(token_ids[same[0]]) * (len(same) - 1) for same in equal)
+        if not padded and len(prompt_ids):
+            cached_tokens += sum(shared_prefix(prompt_ids, item.ids) for item in items)
+        return Embedded(result, len(token_ids) - len(equal), cached_tokens)
 
     def run(
         self,
