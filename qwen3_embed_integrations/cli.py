@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from decimal import Decimal, InvalidOperation
-from pathlib import Path  # noqa: TC003  # typer reads the annotations
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -17,8 +17,10 @@ from typer.core import TyperCommand
 
 if TYPE_CHECKING:
     from qwen3_embed_integrations import cost as costs
-    from qwen3_embed_integrations import quality
+    from qwen3_embed_integrations import evaluation, quality
     from qwen3_embed_integrations.bench.measure import Report
+
+_PRECISIONS = "float32,int8,binary"
 
 app = typer.Typer(
     help="Qwen3-Embedding models for LangChain, LlamaIndex and Haystack.",
@@ -149,7 +151,7 @@ def evaluate(
     dimensions: Annotated[
         str | None, typer.Option(help="With commas between them; halves of the model's own down to 32 if left out.")
     ] = None,
-    precisions: Annotated[str, typer.Option(help="Some of float32, int8 and binary.")] = "float32,int8,binary",
+    precisions: Annotated[str, typer.Option(help="Some of float32, int8 and binary.")] = _PRECISIONS,
     model: Annotated[str, typer.Option(help="tiny, 0.6B, 4B, 8B, a hub id or a folder.")] = "tiny",
     instruction: Annotated[
         list[str] | None,
@@ -167,8 +169,21 @@ def evaluate(
     ] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Where to write all that was measured.")] = None,
     png_file: Annotated[Path | None, typer.Option("--png", help="Where to draw it.")] = None,
+    benchmark: Annotated[
+        str | None,
+        typer.Option(help='Instead, one of MTEB: "MTEB(eng, v2)" and so on, MLDR, MTEB-R, CMTEB-R, MMTEB-R.'),
+    ] = None,
+    tasks: Annotated[
+        str | None, typer.Option(help="Some of the benchmark's, with commas between them; without one, any of MTEB's.")
+    ] = None,
+    task_prompts: Annotated[
+        Path | None, typer.Option(help="Instructions by the name of the task, as JSON; they go before MTEB's.")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="Folder for MTEB's results, where a run goes on; mteb-results if left out.")
+    ] = None,
 ) -> None:
-    """Measure what an instruction is worth, and what fewer dimensions and smaller components cost, on your texts."""
+    """Measure what an instruction is worth and what smaller vectors cost, on your texts; or run benchmarks of MTEB."""
     from qwen3_embed_integrations import quality
     from qwen3_embed_integrations.encoder import Qwen3Encoder
     from qwen3_embed_integrations.matryoshka import import_faiss
@@ -176,6 +191,16 @@ def evaluate(
 
     _hide_loading()
     _check_files(json_file, png_file)
+    if benchmark is not None or tasks is not None:
+        if corpus or queries or qrels or png_file or instruction or precisions != _PRECISIONS:
+            raise typer.BadParameter(
+                "MTEB's tasks bring their texts and instructions: "
+                "leave out --corpus, --queries, --qrels, --instruction, --precisions and --png"
+            )
+        _run_mteb(model, dimensions, benchmark, tasks, task_prompts, output or Path("mteb-results"), json_file)
+        return
+    if task_prompts or output:
+        raise typer.BadParameter("--task-prompts and --output go with --benchmark or --tasks")
     if (corpus is None) != (queries is None) or (corpus is None and qrels is not None):
         raise typer.BadParameter("give --corpus and --queries, and --qrels beside them where there are judgements")
     try:
@@ -274,6 +299,83 @@ def _print_scores(report: quality.Report) -> None:
     )
     for sentence, name in names.items():
         console.print(f"{name}: {sentence}", markup=False, highlight=False)
+
+
+def _run_mteb(
+    model: str,
+    dimensions: str | None,
+    benchmark: str | None,
+    tasks: str | None,
+    task_prompts: Path | None,
+    output: Path,
+    json_file: Path | None,
+) -> None:
+    from qwen3_embed_integrations.encoder import Qwen3Encoder
+
+    try:
+        from qwen3_embed_integrations import evaluation
+    except ImportError as error:
+        raise typer.BadParameter(str(error)) from error
+    if dimensions is not None and not dimensions.isdecimal():
+        raise typer.BadParameter(f"must be one number for MTEB, got {dimensions!r}", param_hint="--dimensions")
+    try:
+        name, chosen = (None, None) if benchmark is None else evaluation.benchmark_tasks(benchmark)
+        if chosen is None or tasks is not None:
+            chosen = evaluation.select_tasks([task.strip() for task in (tasks or "").split(",")], chosen)
+        prompts = None if task_prompts is None else evaluation.read_task_prompts(task_prompts)
+        encoder = Qwen3Encoder(model, dimensions=None if dimensions is None else int(dimensions))
+        adapter = evaluation.MTEBEncoder(encoder, prompts)
+        meta = adapter.mteb_model_meta
+        output.mkdir(parents=True, exist_ok=True)
+    except (OSError, ValueError) as error:
+        raise typer.BadParameter(str(error)) from error
+    console.print(
+        f"{meta.name}, {meta.revision}; tasks: {len(chosen)}, results in {output}", markup=False, soft_wrap=True
+    )
+    width = max(len(task.metadata.name) for task in chosen)
+    try:
+        report = evaluation.evaluate(
+            adapter,
+            chosen,
+            output,
+            benchmark=name,
+            show_progress=console.is_terminal,
+            on_score=lambda score: console.print(
+                f"{score.task:{width}}  {score.score:6.2f}  {score.metric}", highlight=False
+            ),
+        )
+    except evaluation.DatasetError as error:
+        console.print(
+            f"{error}. What was measured before is in {output}", markup=False, highlight=False, soft_wrap=True
+        )
+        raise typer.Exit(2) from error
+    _print_measures(report)
+    if json_file is not None:
+        json_file.write_text(json.dumps(report.to_dict(), indent=2) + "\n", encoding="utf-8")
+
+
+def _print_measures(report: evaluation.Report) -> None:
+    if not report.measures:
+        console.print("No means: they are given for all tasks of a benchmark, or all of a type, only", highlight=False)
+        return
+    table = Table(title=f"{report.model} on {report.benchmark}, percent", title_justify="left")
+    table.add_column("mean")
+    for heading in ("measured", "published", "difference", "listed", "difference"):
+        table.add_column(heading, justify="right")
+    for measure in report.measures:
+        beside = [
+            text
+            for score in (measure.published, measure.listed)
+            for text in (("", "") if score is None else (f"{score:.2f}", f"{measure.score - score:+.2f}"))
+        ]
+        table.add_row(measure.name, f"{measure.score:.2f}", *beside)
+    console.print(table)
+    if any(measure.listed is not None for measure in report.measures):
+        console.print(
+            "published: by the models' authors; listed: by qwen3-embed models, whose figures other than MMTEB are "
+            "those of other columns of the authors' table for MTEB(Multilingual, v2)",
+            highlight=False,
+        )
 
 
 def _check_files(json_file: Path | None, png_file: Path | None) -> None:

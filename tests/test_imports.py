@@ -21,6 +21,7 @@ HEAVY = {
     "faiss",
     "onnxruntime",
     "matplotlib",
+    "mteb",
     "openai",
     "ray",
 }
@@ -52,6 +53,7 @@ def test_the_package_imports_neither_torch_nor_a_framework():
         ("llama_index", {"llama_index"}),
         ("haystack", {"haystack"}),
         ("langchain_store", {"langchain_core"}),
+        ("evaluation", {"mteb"}),
     ],
 )
 def test_an_adapter_imports_its_own_framework_only(adapter, framework):
@@ -66,6 +68,7 @@ def test_an_adapter_imports_its_own_framework_only(adapter, framework):
         ("llama_index", "llama_index.core", "llama-index"),
         ("haystack", "haystack", "haystack"),
         ("langchain_store", "langchain_core", "langchain,faiss"),
+        ("evaluation", "mteb", "eval"),
         ("ray", "ray", "ray"),
     ],
 )
@@ -100,7 +103,7 @@ def test_the_extra_all_has_the_frameworks_and_nothing_heavy():
     lines = requires("qwen3-embed-integrations")
     by_extra = {
         extra: {re.match(r"[\w-]+", line)[0] for line in lines if re.search(rf"extra == ['\"]{extra}['\"]", line)}
-        for extra in ("langchain", "llama-index", "haystack", "remote", "faiss", "bulk", "all")
+        for extra in ("langchain", "llama-index", "haystack", "remote", "faiss", "bulk", "eval", "all")
     }
     assert by_extra["langchain"] == {"langchain-core", "langchain-text-splitters"}
     assert by_extra["llama-index"] == {"llama-index-core"}
@@ -108,6 +111,8 @@ def test_the_extra_all_has_the_frameworks_and_nothing_heavy():
     assert by_extra["remote"] == {"openai"}
     assert by_extra["faiss"] == {"faiss-cpu"}
     assert by_extra["bulk"] == {"pyarrow"}
+    # MTEB, with the libraries that load its data sets, is for those who evaluate.
+    assert by_extra.pop("eval") == {"mteb"}
     assert by_extra["all"] == set.union(*(names for extra, names in by_extra.items() if extra != "all"))
 
 

@@ -23,7 +23,7 @@ def test_code_runs(block, capsys, monkeypatch, tmp_path):
 
 
 def test_there_is_an_example_for_each_framework():
-    assert len(BLOCKS) == 9
+    assert len(BLOCKS) == 10
 
 
 def test_settings_and_counts():
