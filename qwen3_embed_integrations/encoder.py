@@ -515,8 +515,7 @@ class Qwen3Encoder(ConfiguredEncoder):
 
         Args:
             text: the text.
-            max_tokens: most tokens of a window, the end token included; 16 or more. The default is where quality falls
-                off: MLDR 57.15 against 72.33 on short texts.
+            max_tokens: most tokens of a window, the end token included; 16 or more.
             overlap_tokens: tokens that a window shares with the one before it, at least; at most half of max_tokens.
 
         Returns:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +14,9 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_toke
 from transformers import AutoModel, AutoTokenizer, Qwen3Config, Qwen3Model
 
 from qwen3_embed_integrations import INSTRUCTIONS
+
+# A test run in parallel sets it, and the command's console would take it once for all that it prints.
+os.environ.pop("COLUMNS", None)
 
 END = "<|endoftext|>"
 TASK = INSTRUCTIONS["web_search"]

@@ -12,6 +12,7 @@ import pytest
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
 PROMISES = {
+    "bulk_embedding.py": [" files, 1 of them embedded now", "shutil.copytree"],
     "code_search.py": ["difflib.", "cosine to the same question"],
     "haystack_rag.py": ["Refunds:", "the same vector after a round trip through YAML: True"],
     "langchain_rag.py": ["[refunds]", "Question: when do I get my money back?"],

@@ -107,6 +107,8 @@ def test_int8_products_are_the_same_without_packed_weights(monkeypatch):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_packed_layers_and_norms_give_what_the_plain_ones_give(dtype):
+    if not cpu._packs(dtype):
+        pytest.skip(f"this processor has no packed products in {dtype}, and the engine takes plain ones")
     torch.manual_seed(0)
     linear = nn.Linear(64, 32, dtype=dtype)
     norm = Qwen3RMSNorm(64).to(dtype)
