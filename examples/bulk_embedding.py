@@ -1,4 +1,4 @@
-"""Embed a file of many rows into Parquet, twice, and search what was written. Run: python examples/bulk_embedding.py."""
+"""Embed many rows into Parquet files, and go on after a loss. Run: python examples/bulk_embedding.py."""
 
 import json
 from pathlib import Path
@@ -14,8 +14,9 @@ from qwen3_embed_integrations.demo import standard_library
 encoder = Qwen3Encoder("tiny")
 with TemporaryDirectory() as folder:
     source, destination = Path(folder) / "documents.jsonl", Path(folder) / "vectors"
-    rows = [{"name": entry.name, "text": entry.text} for entry in standard_library() if entry.name.startswith("shutil.")]
-    source.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    entries = [entry for entry in standard_library() if entry.name.startswith("shutil.")]
+    lines = [json.dumps({"name": entry.name, "text": entry.text}) + "\n" for entry in entries]
+    source.write_text("".join(lines), encoding="utf-8")
 
     report = embed_files(source, destination, encoder=encoder, part_rows=16)
     print(f"{report.rows} rows in {report.parts} files, {report.embedded_rows} embedded")

@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 
 from qwen3_embed_integrations import Qwen3Encoder, cost
 from qwen3_embed_integrations.cli import app
-from qwen3_embed_integrations.cost import PRICES, Price, estimate, storage
+from qwen3_embed_integrations.cost import PRICES, estimate, storage
 from qwen3_embed_integrations.models import MODELS
 
 TEXTS = [
