@@ -20,6 +20,7 @@ from qwen3_embed_integrations.bulk import embed_files
 from qwen3_embed_integrations.bulk import source as bulk_source
 from qwen3_embed_integrations.cli import app
 from tests.dying import SIGNALS
+from tests.misbehaving_server import Model, serving
 
 ROOT = Path(__file__).parents[1]
 TEXTS = [
@@ -378,6 +379,18 @@ def test_the_command(tmp_path):
     assert other.exit_code == 2
     assert "choose another destination" in " ".join(other.output.replace("│", " ").split())
     assert CliRunner().invoke(app, [*command, "--workers", "2"]).exit_code == 2
+
+
+def test_the_command_over_a_server_writes_what_this_machine_writes(tmp_path, model_folder):
+    source = write(tmp_path / "rows.jsonl", rows_of(TEXTS))
+    with serving(Model(model_folder)) as server:
+        command = ["embed", str(source), str(tmp_path / "out"), "--model", str(model_folder), "--base-url", server.url]
+        done = CliRunner().invoke(app, command)
+        assert done.exit_code == 0, done.output
+    local = embed_files(source, tmp_path / "local", model=model_folder, show_progress=False)
+    assert [file.name for file in files_of(tmp_path / "out")] == [file.name for file in files_of(tmp_path / "local")]
+    np.testing.assert_allclose(vectors_of(read(tmp_path / "out")), vectors_of(read(tmp_path / "local")), atol=1e-5)
+    assert f"{local.tokens:,} tokens" in done.output
 
 
 def test_ctrl_c_says_how_to_go_on(tmp_path, monkeypatch):
