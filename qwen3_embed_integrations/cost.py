@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import csv
-import json
 import random
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from decimal import Decimal
-from itertools import chain, islice
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from qwen3_embed_integrations.bulk.source import FORMATS, Location, read_texts, require_pyarrow
 from qwen3_embed_integrations.encoder import Qwen3Encoder
 from qwen3_embed_integrations.matryoshka import as_integer
 from qwen3_embed_integrations.models import MIN_DIMENSIONS
@@ -255,7 +253,7 @@ def estimate(
         What was found.
 
     Raises:
-        ImportError: there is a Parquet file, and pyarrow is not installed.
+        ImportError: there are JSON lines, CSV or Parquet, and pyarrow is not installed.
         OSError: a file can't be read, or the tokenizer not be fetched.
         TypeError: daily_tokens is not an integer.
         ValueError: a number is out of range, there is neither a file nor daily_tokens, the model is unknown, or a file
@@ -372,79 +370,11 @@ def _texts(paths: Iterable[Path], text_column: str) -> Iterator[str]:
             raise IsADirectoryError(f"{path} is a folder: name the files in it")
         if not path.is_file():
             raise FileNotFoundError(f"there is no file {path}")
-        read = _READERS.get(path.suffix.lower())
-        if read is None:
-            with _as_utf8(path):
-                yield path.read_bytes().decode("utf-8-sig")
+        if path.suffix.lower() in FORMATS:
+            require_pyarrow()
+            yield from read_texts(Location.of(path), text_column)
             continue
-        for row, text in read(path, text_column):
-            if not isinstance(text, str):
-                raise ValueError(f"{path}, row {row}: {text_column!r} must be a text, got {text!r:.80}")
-            yield text
-
-
-@contextmanager
-def _as_utf8(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not in UTF-8: {error}") from error
-
-
-# Each gives a text with its row: in JSON lines and CSV the number of its first line, a heading included.
-def _json_lines(path: Path, column: str) -> Iterator[tuple[int, Any]]:
-    with _as_utf8(path), path.open(encoding="utf-8-sig") as file:
-        for row, line in enumerate(file, start=1):
-            if not line.strip():
-                continue
-            try:
-                item = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise ValueError(f"{path}, row {row} is no JSON: {error}") from error
-            if not isinstance(item, dict) or column not in item:
-                raise ValueError(f"{path}, row {row} must be an object with {column!r}, got {line.strip()!r:.80}")
-            yield row, item[column]
-
-
-def _csv(path: Path, column: str) -> Iterator[tuple[int, Any]]:
-    # The csv module's own limit is 131,072 characters, and holds for the whole process.
-    limit = csv.field_size_limit(2**31 - 1)
-    try:
-        with _as_utf8(path), path.open(encoding="utf-8-sig", newline="") as file:
-            rows = csv.reader(file, strict=True)
-            names = next(rows, [])
-            _check_column(path, column, names)
-            following = rows.line_num + 1
-            for fields in rows:
-                row, following = following, rows.line_num + 1
-                if fields and len(fields) != len(names):
-                    raise ValueError(f"{path}, row {row} has {len(fields)} fields, and the heading {len(names)}")
-                if fields:
-                    yield row, fields[names.index(column)]
-    except csv.Error as error:
-        raise ValueError(f"{path} is no CSV: {error}") from error
-    finally:
-        csv.field_size_limit(limit)
-
-
-def _parquet(path: Path, column: str) -> Iterator[tuple[int, Any]]:
-    try:
-        import pyarrow
-        from pyarrow.parquet import ParquetFile
-    except ImportError as error:
-        raise ImportError("reading Parquet needs pyarrow: pip install 'qwen3-embed-integrations[bulk]'") from error
-    try:
-        with ParquetFile(path) as file:
-            _check_column(path, column, file.schema_arrow.names)
-            batches = file.iter_batches(batch_size=_BATCH, columns=[column])
-            yield from enumerate(chain.from_iterable(batch.column(0).to_pylist() for batch in batches), start=1)
-    except pyarrow.ArrowException as error:
-        raise ValueError(f"{path} is no Parquet file: {error}") from error
-
-
-def _check_column(path: Path, column: str, columns: Sequence[str]) -> None:
-    if column not in columns:
-        raise ValueError(f"{path} has no column {column!r}, but {', '.join(map(repr, columns))}")
-
-
-_READERS = {".jsonl": _json_lines, ".ndjson": _json_lines, ".csv": _csv, ".parquet": _parquet}
+        try:
+            yield path.read_bytes().decode("utf-8-sig")
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{path} is not in UTF-8: {error}") from error

@@ -10,13 +10,12 @@ import time
 from collections import Counter
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
-from importlib.util import find_spec as find_module
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 from tqdm import tqdm
 
-from qwen3_embed_integrations.bulk.source import BadRow, Location, Part, Reader, find_files, scan
+from qwen3_embed_integrations.bulk.source import BadRow, Location, Part, Reader, find_files, require_pyarrow, scan
 from qwen3_embed_integrations.matryoshka import as_integer
 from qwen3_embed_integrations.usage import record_usage
 
@@ -234,8 +233,7 @@ def plan(
         ImportError: pyarrow is not installed.
         ValueError: a row has no text, a column's name is taken or missing, or the destination holds other vectors.
     """
-    if find_module("pyarrow") is None:
-        raise ImportError("reading and writing files needs pyarrow: pip install 'qwen3-embed-integrations[bulk]'")
+    require_pyarrow()
     if as_integer("part_rows", part_rows) < 1:
         raise ValueError(f"part_rows must be at least 1, got {part_rows}")
     origin, target = Location.of(source), Location.of(destination)

@@ -12,6 +12,7 @@ import os
 import re
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec as find_module
 from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -120,6 +121,16 @@ class Scan:
     bad: Sequence[BadRow]
 
 
+def require_pyarrow() -> None:
+    """Check that files can be read and written.
+
+    Raises:
+        ImportError: pyarrow is not installed.
+    """
+    if find_module("pyarrow") is None:
+        raise ImportError("reading and writing files needs pyarrow: pip install 'qwen3-embed-integrations[bulk]'")
+
+
 def find_files(source: Location) -> list[Location]:
     """Find the files of a source.
 
@@ -183,6 +194,36 @@ def scan(files: Iterable[Location], text_column: str, part_rows: int) -> Scan:
                 raise ValueError(f"{file.name!r} has a column of another type than before: {error}") from error
             parts.append(part)
     return Scan(parts, schema, bad)
+
+
+def read_texts(file: Location, text_column: str) -> Iterator[str]:
+    """Read the texts of one file.
+
+    Args:
+        file: Parquet, JSON lines or CSV.
+        text_column: the column with the texts.
+
+    Yields:
+        The texts in order.
+
+    Raises:
+        ValueError: the file can't be read, has no such column, or has a row without a text; the message has its place.
+    """
+    if _format(file) == "parquet":
+        place = 1
+        for column, problems in _parquet_texts(file, text_column)[1]:
+            for at, problem in problems.items():
+                raise ValueError(f"{file.name}:{place + at} {problem}")
+            yield from column.to_pylist()
+            place += len(column)
+        return
+    start, line, names = _heading(file, text_column) if _format(file) == "csv" else (0, 1, ())
+    with _opened(file, start) as lines:
+        for row in _rows(file, lines, text_column, names, line):
+            if row.problem is not None:
+                raise ValueError(f"{file.name}:{row.line} {row.problem}")
+            if row.values is not None:
+                yield row.values[text_column]
 
 
 class Reader:
@@ -311,28 +352,26 @@ def _csv_rows(file: Location, lines: Iterator[bytes], names: Sequence[str], line
             taken.append(raw)
             yield raw.decode("utf-8", "surrogateescape")
 
-    # The limit is the module's, and by default less than a document of 32,768 tokens.
-    csv.field_size_limit(_LONGEST_FIELD)
-    reader = csv.reader(decoded(), strict=True)
-    while True:
-        try:
-            fields = next(reader)
-        except StopIteration:
-            return
-        except csv.Error as error:
-            raise ValueError(f"{file.name}:{line} is not CSV: {error}") from error
-        raw = b"".join(taken)
-        if not fields:
-            yield _Row(raw, line)
-        elif names and len(fields) != len(names):
-            yield _Row(raw, line, problem=f"has {len(fields)} fields, the heading {len(names)}")
-        elif any(_SURROGATES.search(field) for field in fields):
-            yield _Row(raw, line, problem="is not UTF-8")
-        else:
-            keys = names or [str(place) for place in range(len(fields))]
-            yield _Row(raw, line, dict(zip(keys, fields, strict=True)))
-        line += len(taken)
-        taken.clear()
+    # The csv module's own limit, less than a document of 32,768 tokens, holds for the whole process.
+    limit = csv.field_size_limit(_LONGEST_FIELD)
+    try:
+        for fields in csv.reader(decoded(), strict=True):
+            raw = b"".join(taken)
+            if not fields:
+                yield _Row(raw, line)
+            elif names and len(fields) != len(names):
+                yield _Row(raw, line, problem=f"has {len(fields)} fields, the heading {len(names)}")
+            elif any(_SURROGATES.search(field) for field in fields):
+                yield _Row(raw, line, problem="is not UTF-8")
+            else:
+                keys = names or [str(place) for place in range(len(fields))]
+                yield _Row(raw, line, dict(zip(keys, fields, strict=True)))
+            line += len(taken)
+            taken.clear()
+    except csv.Error as error:
+        raise ValueError(f"{file.name}:{line} is not CSV: {error}") from error
+    finally:
+        csv.field_size_limit(limit)
 
 
 def _scan_text(file: Location, text_column: str, part_rows: int, bad: list[BadRow]) -> Iterator[tuple[Part, pa.Schema]]:
@@ -400,22 +439,13 @@ def _columns(part: Part, rows: Sequence[dict[str, Any]], text_column: str) -> pa
 def _scan_parquet(
     file: Location, text_column: str, part_rows: int, bad: list[BadRow]
 ) -> Iterator[tuple[Part, pa.Schema]]:
-    import pyarrow as pa
     import pyarrow.compute as pc
 
-    parquet = _open_parquet(file)
-    schema = parquet.schema_arrow
-    _check_names(file, text_column, schema.names)
-    kind = schema.field(text_column).type
-    value_kind = kind.value_type if pa.types.is_dictionary(kind) else kind
-    if str(value_kind) not in ("string", "large_string", "string_view"):
-        raise ValueError(f"{file.name!r} has {kind} in the column {text_column!r}, not text")
+    schema, columns = _parquet_texts(file, text_column)
     digest = _digest(file)
     start = place = rows = characters = 0
-    for batch in parquet.iter_batches(_BATCH_ROWS, columns=[text_column]):
-        column = pa.chunked_array([batch.column(0)]).cast(pa.large_string())
-        problems = _bad_texts(column)
-        bad += [BadRow(file.name, place + at + 1, reason) for at, reason in sorted(problems.items())]
+    for column, problems in columns:
+        bad += [BadRow(file.name, place + at + 1, reason) for at, reason in problems.items()]
         for at, length in enumerate(pc.fill_null(pc.binary_length(column), 0).to_pylist()):
             place += 1
             if at not in problems:
@@ -426,6 +456,24 @@ def _scan_parquet(
                 start, rows, characters = place, 0, 0
     if rows:
         yield _parquet_part(file, start, place, rows, digest), schema
+
+
+def _parquet_texts(
+    file: Location, text_column: str
+) -> tuple[pa.Schema, Iterator[tuple[pa.ChunkedArray, dict[int, str]]]]:
+    # A file's columns, and batches of its texts with what is wrong by place.
+    import pyarrow as pa
+
+    parquet = _open_parquet(file)
+    schema = parquet.schema_arrow
+    _check_names(file, text_column, schema.names)
+    kind = schema.field(text_column).type
+    value_kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+    if str(value_kind) not in ("string", "large_string", "string_view"):
+        raise ValueError(f"{file.name!r} has {kind} in the column {text_column!r}, not text")
+    batches = parquet.iter_batches(_BATCH_ROWS, columns=[text_column])
+    columns = (pa.chunked_array([batch.column(0)]).cast(pa.large_string()) for batch in batches)
+    return schema, ((column, _bad_texts(column)) for column in columns)
 
 
 def _parquet_part(file: Location, start: int, stop: int, rows: int, digest: str) -> Part:
@@ -455,7 +503,6 @@ def _bad_texts(column: pa.ChunkedArray) -> dict[int, str]:
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    column = column.cast(pa.large_string())
     bad = dict.fromkeys(np.flatnonzero(pc.is_null(column).to_numpy()).tolist(), "is null")
     try:
         column.validate(full=True)
@@ -465,7 +512,7 @@ def _bad_texts(column: pa.ChunkedArray) -> dict[int, str]:
                 value.as_py()
             except UnicodeDecodeError as error:
                 bad[place] = f"is not UTF-8: {error}"
-    return bad
+    return dict(sorted(bad.items()))
 
 
 class _ParquetRows:
