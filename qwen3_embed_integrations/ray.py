@@ -179,7 +179,9 @@ def connect(address: str | None) -> None:
     Raises:
         ConnectionError: there is none at the address.
     """
-    ray.init(address, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    ray.init(
+        address, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR, ignore_reinit_error=True
+    )
 
 
 def _on_ray(

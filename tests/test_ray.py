@@ -9,9 +9,12 @@ import sys
 import numpy as np
 import pyarrow as pa
 import pytest
+import typer.main
+from typer.testing import CliRunner
 
 from qwen3_embed_integrations import Qwen3Encoder
 from qwen3_embed_integrations.bulk import embed_files
+from qwen3_embed_integrations.cli import app
 from tests.dying import SIGNALS, DyingEncoder
 from tests.test_bulk import ROOT, files_of, read, rows_of, vectors_of, write
 
@@ -67,6 +70,32 @@ def test_the_driver_is_killed(tmp_path):
     assert report.embedded_rows < 40
     assert read(tmp_path / "out").column("text").to_pylist() == TEXTS
     assert not list((tmp_path / "out").glob(".*"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "address"),
+    [
+        (["--ray", "IN", "OUT"], "any"),
+        (["IN", "OUT", "--ray"], "any"),
+        (["IN", "OUT", "--ray", "--workers", "2"], "any"),
+        (["--ray", "auto", "IN", "OUT"], "auto"),
+        (["IN", "--ray", "head:6379", "OUT"], "head:6379"),
+        (["IN", "OUT", "--ray=ray://head:10001"], "ray://head:10001"),
+        (["IN", "OUT"], None),
+    ],
+)
+def test_the_option_ray_has_an_address_or_none(arguments, address):
+    context = typer.main.get_command(app).commands["embed"].make_context("embed", arguments)
+    assert (context.params["ray"], context.params["source"], context.params["destination"]) == (address, "IN", "OUT")
+
+
+def test_the_command_on_ray(tmp_path):
+    source = write(tmp_path / "rows.csv", rows_of(TEXTS[:8]))
+    arguments = ["embed", "--ray", str(source), str(tmp_path / "out"), "--model", "tiny", "--workers", "1"]
+    done = CliRunner().invoke(app, arguments)
+    assert done.exit_code == 0, done.output
+    assert "8 rows in 1 files" in done.output
+    assert read(tmp_path / "out").column("text").to_pylist() == TEXTS[:8]
 
 
 def test_an_error_of_a_worker_is_the_users(tmp_path):
