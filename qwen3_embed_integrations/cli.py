@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -488,7 +489,7 @@ def embed(
             "embedding_column": embedding_column,
             "part_rows": part_rows,
             "skip_bad": skip_bad,
-            "show_progress": console.is_terminal,
+            "show_progress": sys.stderr.isatty(),
         }
         if ray is None:
             report = embed_files(source, destination, text_column, **options)

@@ -179,6 +179,8 @@ def connect(address: str | None) -> None:
     Raises:
         ConnectionError: there is none at the address.
     """
+    # The command draws its own bar and prints its own result.
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
     ray.init(
         address, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR, ignore_reinit_error=True
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -402,7 +403,12 @@ def test_ctrl_c_says_how_to_go_on(tmp_path, monkeypatch):
         monkeypatch.setenv(name, value)
     monkeypatch.setattr("qwen3_embed_integrations.encoder.Qwen3Encoder", dying.DyingEncoder)
     command = ["embed", str(source), str(tmp_path / "out"), "--model", "tiny", "--part-rows", "4"]
-    stopped = CliRunner().invoke(app, command)
+    # A process that a script began in the background ignores the signal.
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        stopped = CliRunner().invoke(app, command)
+    finally:
+        signal.signal(signal.SIGINT, handler)
     assert stopped.exit_code == 130
     assert "goes on where this one stopped" in stopped.output
     again = CliRunner().invoke(app, command)

@@ -82,6 +82,8 @@ def url():
         "DO_NOT_TRACK": "1",
         "INFINITY_ANONYMOUS_USAGE_STATS": "0",
         "OMP_NUM_THREADS": "1",
+        # Set by a test run in parallel, it would put this environment's packages before the other's.
+        "PYTHONPATH": "",
     }
     process = subprocess.Popen(
         [*command, "--host", "127.0.0.1", "--port", str(port)],
