@@ -98,6 +98,9 @@ class TokenQuantizer:
 class Int8Linear(nn.Module):
     """A linear layer in 8-bit integers: weights scaled per channel, activations per token.
 
+    On a processor without VNNI weights have 7 bits, as in onnxruntime's `reduce_range`
+    (https://onnxruntime.ai/docs/performance/model-optimizations/quantization.html).
+
     Args:
         linear: the layer to replace.
         quantizer: shared by the layers of a model.
@@ -105,10 +108,10 @@ class Int8Linear(nn.Module):
 
     def __init__(self, linear: nn.Linear, quantizer: TokenQuantizer) -> None:
         super().__init__()
-        weight = linear.weight.detach().float()
-        self._scales = weight.abs().amax(dim=1).clamp_min(1e-10) / 127
+        weight, largest = linear.weight.detach().float(), _largest_packed()
+        self._packed = largest is not None
+        self._scales = weight.abs().amax(dim=1).clamp_min(1e-10) / (largest or 127)
         rounded = (weight / self._scales[:, None]).round().to(torch.int8)
-        self._packed = _packs_int8()
         self._weight = torch.ops.onednn.qlinear_prepack(rounded, None) if self._packed else rounded.t()
         self._zeros = torch.zeros(len(rounded), dtype=torch.long)
         self._bias = None if linear.bias is None else linear.bias.detach()
@@ -203,17 +206,24 @@ def _packs(dtype: torch.dtype) -> bool:
 
 
 @cache
-def _packs_int8() -> bool:
-    """Try whether int8 products are exact; without VNNI, oneDNN's 16-bit sums of large values saturate."""
-    rows = torch.full((4, 64), _ZERO + 127, dtype=torch.uint8)
-    weight = torch.full((32, 64), 127, dtype=torch.int8)
+def _largest_packed() -> int | None:
+    """Try up to which weight int8 products are exact; None where they never are, or there are none.
+
+    Without VNNI, oneDNN adds pairs of products in 16 bits, where two of 255 * 127 saturate and two of 255 * 63 do not.
+    """
+    rows = torch.full((4, 64), 255, dtype=torch.uint8)
     ones, zeros = torch.ones(32), torch.zeros(32, dtype=torch.long)
     with torch.inference_mode():
-        try:
-            packed = torch.ops.onednn.qlinear_prepack(weight, None)
-            return bool((_packed_product(rows, packed, ones, zeros, torch.float32) == 64 * 127 * 127).all())
-        except (RuntimeError, AttributeError):
-            return False
+        for largest in (127, 63):
+            weight = torch.full((32, 64), largest, dtype=torch.int8)
+            try:
+                packed = torch.ops.onednn.qlinear_prepack(weight, None)
+                product = _packed_product(rows, packed, ones, zeros, torch.float32)
+            except (RuntimeError, AttributeError):
+                return None
+            if (product == 64 * (255 - _ZERO) * largest).all():
+                return largest
+    return None
 
 
 def prepare(model: Qwen3Model, *, quantized: bool) -> None:

@@ -93,16 +93,36 @@ def test_an_int8_layer_is_close_to_the_exact_one_row_by_row():
     assert (error < 0.02).all()
 
 
-def test_int8_products_are_the_same_without_packed_weights(monkeypatch):
+@pytest.mark.parametrize("largest", [127, 63, None])
+def test_int8_products_are_those_of_the_rounded_numbers(monkeypatch, largest):
+    if largest is not None and (cpu._largest_packed() or 0) < largest:
+        pytest.skip("this processor adds products of such weights in 16 bits")
+    monkeypatch.setattr(cpu, "_largest_packed", lambda: largest)
     torch.manual_seed(0)
     exact = nn.Linear(64, 32)
+    # An outlier, at which activations and weights are as large as they can be.
     rows = torch.randn(5, 64)
+    rows[0] = 100.0
+    scales = exact.weight.abs().amax(dim=1, keepdim=True) / (largest or 127)
     with torch.inference_mode():
-        packed = Int8Linear(exact, TokenQuantizer())(rows)
-        monkeypatch.setattr(cpu, "_packs_int8", lambda: False)
-        plain = Int8Linear(exact, TokenQuantizer())(rows)
-    assert torch.allclose(packed, plain, rtol=1e-5, atol=1e-5)
-    assert torch.allclose(packed, exact(rows), atol=0.05)
+        product = Int8Linear(exact, TokenQuantizer())(rows)
+        unsigned, row_scales = TokenQuantizer()(rows)
+        rounded = (unsigned.float() - 128) * row_scales
+        expected = functional.linear(rounded, (exact.weight / scales).round() * scales, exact.bias)
+    assert torch.allclose(product, expected, rtol=1e-4, atol=1e-4)
+    assert torch.allclose(product[1:], exact(rows)[1:], atol=0.05)
+
+
+def test_what_is_packed_in_8_bits_never_saturates():
+    """The largest numbers there can be, in every place: 16 bits do not hold two such products."""
+    if (largest := cpu._largest_packed()) is None:
+        pytest.skip("this torch has no packed int8 products")
+    layer = nn.Linear(512, 256, bias=False)
+    nn.init.constant_(layer.weight, -0.5)
+    with torch.inference_mode():
+        product = Int8Linear(layer, TokenQuantizer())(torch.full((3, 512), 2.0))
+    assert largest in (63, 127)
+    assert torch.allclose(product, torch.full((3, 256), -512.0), rtol=0.01)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
