@@ -138,7 +138,9 @@ def test_a_folder_is_read_by_name_and_missing_columns_are_null(tmp_path, encoder
 def test_what_csv_and_json_writers_do(tmp_path):
     encoder = Qwen3Encoder("tiny", dimensions=64, max_tokens=64)
     long_field = "word " * 40_000  # more than the csv module takes by default
-    (tmp_path / "rows.csv").write_bytes(b'\xef\xbb\xbfid,text\r\n1,"a\r\nb"\r\n\r\n2,' + long_field.encode() + b"\r\n")
+    (tmp_path / "rows.csv").write_bytes(
+        b'\xef\xbb\xbf"id",text\r\n1,"a\r\nb"\r\n\r\n2,' + long_field.encode() + b"\r\n"
+    )
     with pytest.warns(UserWarning, match="was cut to max_tokens=64"):
         embed_files(tmp_path / "rows.csv", tmp_path / "csv", encoder=encoder, part_rows=1)
     assert read(tmp_path / "csv").column("text").to_pylist() == ["a\r\nb", long_field]

@@ -10,12 +10,14 @@ import shutil
 import socket
 import subprocess
 import sys
-import sysconfig
 import threading
+from importlib.metadata import distribution
 from pathlib import Path
 
 import numpy as np
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from qwen3_embed_integrations import Qwen3Encoder, RemoteEncoder
 from qwen3_embed_integrations.endpoint_check import check_endpoint
@@ -56,8 +58,26 @@ def environment() -> Path:
         text=True,
     ).stdout.strip()
     # Behind its own packages, so that only what it lacks comes from here.
-    outer = {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}
-    (Path(inner) / "outer.pth").write_text("\n".join(outer) + "\n")
+    (Path(inner) / "outer.pth").write_text(f"{borrowed(folder / 'outer')}\n")
+    return folder
+
+
+def borrowed(folder: Path) -> Path:
+    """Link the large packages that it needs, and theirs, and no others, which may need another numpy than it has."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    waiting, seen = ["torch", "scikit-learn", "pillow"], set()
+    while waiting:
+        name = canonicalize_name(waiting.pop())
+        if name in seen:
+            continue
+        seen.add(name)
+        found = distribution(name)
+        for top in {file.parts[0] for file in found.files if file.parts[0] not in ("..", "__pycache__")}:
+            if not (folder / top).is_symlink():
+                (folder / top).symlink_to(found.locate_file(top))
+        requirements = map(Requirement, found.requires or [])
+        waiting += [each.name for each in requirements if each.marker is None or each.marker.evaluate({"extra": ""})]
     return folder
 
 

@@ -350,7 +350,7 @@ def _csv_rows(file: Location, lines: Iterator[bytes], names: Sequence[str], line
     def decoded() -> Iterator[str]:
         for raw in lines:
             taken.append(raw)
-            yield raw.decode("utf-8", "surrogateescape")
+            yield (raw if names else raw.removeprefix(codecs.BOM_UTF8)).decode("utf-8", "surrogateescape")
 
     # The csv module's own limit, less than a document of 32,768 tokens, holds for the whole process.
     limit = csv.field_size_limit(_LONGEST_FIELD)
@@ -407,7 +407,7 @@ def _heading(file: Location, text_column: str) -> tuple[int, int, tuple[str, ...
         row = next(_csv_rows(file, lines, ()), None)
     if row is None or row.values is None:
         raise ValueError(f"{file.name}:1 must be a heading with the names of the columns")
-    names = tuple(name.removeprefix("\ufeff") for name in row.values.values())
+    names = tuple(row.values.values())
     _check_names(file, text_column, names)
     return len(row.raw), 1 + row.raw.count(b"\n"), names
 
