@@ -200,7 +200,8 @@ def test_bad_rows_go_to_a_file_when_asked(tmp_path, encoder):
         "content": '{"text": 5}\n',
     }
     source.write_text('{"text": "good"}\n{"text": "good too"}\n')
-    embed_files(source, tmp_path / "out", encoder=encoder, show_progress=False)
+    report = embed_files(source, tmp_path / "out", encoder=encoder, show_progress=False)
+    assert report.embedded_rows == 0
     assert not (tmp_path / "out" / "_rejected.jsonl").exists()
 
 

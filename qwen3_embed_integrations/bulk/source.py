@@ -384,11 +384,12 @@ def _scan_text(file: Location, text_column: str, part_rows: int, bad: list[BadRo
             stop += len(row.raw)
             if stop - start == len(row.raw):
                 first = row.line
-            digest.update(row.raw)
             if row.problem is not None:
                 bad.append(BadRow(file.name, row.line, row.problem, row.raw.decode("utf-8", "replace")))
             if row.values is None:
                 continue
+            # Of the texts' rows alone, so that a part stays what it is when others are repaired or dropped.
+            digest.update(row.raw)
             values.append(row.values)
             characters += len(row.values[text_column])
             if len(values) == part_rows or characters >= PART_CHARACTERS:
