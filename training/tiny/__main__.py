@@ -32,7 +32,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     corpus = Corpus.load(arguments.work)
     result = measure(encode, corpus, prompts=not arguments.no_prompts, cranfield=arguments.cranfield)
     for name, value in result.items():
-        print(f"{name:60s} {value:.3f}")  # noqa: T201
+        print(f"{name:60s} {value:.3f}")  # noqa: T201  # what the command prints
     if arguments.json:
         arguments.json.write_text(json.dumps(result, indent=2) + "\n")
 
