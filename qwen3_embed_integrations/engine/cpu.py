@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers.models.qwen3.modeling_qwen3 import Qwen3MLP, Qwen3RMSNorm
+from transformers.models.qwen3.modeling_qwen3 import Qwen3Attention, Qwen3MLP, Qwen3RMSNorm
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
     from transformers import Qwen3Model
 
 # oneDNN's fast kernels multiply unsigned activations by signed weights, so zero is moved to here.
@@ -22,6 +24,9 @@ _ROUNDED_UP = 1 + 2**-7
 
 # Below this many numbers the calls take longer than the work, so that the fewest calls are best.
 _FEW = 2**17
+
+# A float32 weight below this many numbers is laid out in less time than oneDNN takes to be called.
+_SMALL_WEIGHT = 2**19
 
 
 class PackedLinear(nn.Module):
@@ -167,6 +172,56 @@ class GatedMLP(nn.Module):
         return result
 
 
+class FusedAttention(nn.Module):
+    """Qwen3's attention with one product for queries, keys and values, and one norm and rotation for the first two.
+
+    Args:
+        attention: the one to replace, whose linear layers were not replaced yet.
+        attend: an attention function of transformers.
+    """
+
+    scales: Tensor
+
+    def __init__(self, attention: Qwen3Attention, attend: Callable[..., tuple[Tensor, None]]) -> None:
+        super().__init__()
+        self.layer_idx, self.scaling, self._dim = attention.layer_idx, attention.scaling, attention.head_dim
+        projections = attention.q_proj, attention.k_proj, attention.v_proj
+        self._heads, self._kv_heads, _ = (part.out_features // self._dim for part in projections)
+        self.qkv_proj, self.o_proj = _joined(projections), attention.o_proj
+        norms = attention.q_norm.weight.expand(self._heads, -1), attention.k_norm.weight.expand(self._kv_heads, -1)
+        self.scales, self._epsilon = torch.cat(norms).detach(), attention.q_norm.variance_epsilon
+        self._attend = attend
+
+    def forward(
+        self, hidden_states: Tensor, position_embeddings: tuple[Tensor, Tensor], attention_mask: None, **arguments: Any
+    ) -> tuple[Tensor, None]:
+        """Attend: shapes (1, tokens, hidden size) in and out, as in the module that it replaces."""
+        parts = self.qkv_proj(hidden_states).view(hidden_states.shape[1], -1, self._dim)
+        asking = self._heads + self._kv_heads
+        normed = rms_norm(parts[:, :asking], self.scales, self._epsilon)
+        cos, sin = (part[0, :, None] for part in position_embeddings)
+        half = self._dim // 2
+        rotated = normed * cos
+        rotated[..., :half].addcmul_(normed[..., half:], sin[..., :half], value=-1)
+        rotated[..., half:].addcmul_(normed[..., :half], sin[..., half:])
+        query, key = rotated[None, :, : self._heads].transpose(1, 2), rotated[None, :, self._heads :].transpose(1, 2)
+        value = parts[None, :, asking:].transpose(1, 2)
+        output, _ = self._attend(self, query, key, value, attention_mask, scaling=self.scaling, **arguments)
+        result: Tensor = self.o_proj(output.flatten(2))
+        return result, None
+
+
+def _joined(linears: Sequence[nn.Linear]) -> nn.Linear:
+    """Put layers that read the same into one."""
+    weight = torch.cat([linear.weight.detach() for linear in linears])
+    biases = [linear.bias.detach() for linear in linears if linear.bias is not None]
+    joined = nn.Linear(weight.shape[1], weight.shape[0], bias=bool(biases), device="meta")
+    joined.weight = nn.Parameter(weight, requires_grad=False)
+    if biases:
+        joined.bias = nn.Parameter(torch.cat(biases), requires_grad=False)
+    return joined
+
+
 class RMSNorm(nn.Module):
     """Qwen3's norm without a second float32 copy of the activations: the same values.
 
@@ -182,13 +237,18 @@ class RMSNorm(nn.Module):
 
     def forward(self, hidden: Tensor) -> Tensor:
         """Normalise over the last dimension."""
-        if hidden.numel() <= _FEW:
-            return functional.rms_norm(hidden, hidden.shape[-1:], self.weight, self._epsilon)
-        exact = hidden.float()
-        length = torch.linalg.vector_norm(exact, dim=-1, keepdim=True)
-        inverse = length.square_().div_(hidden.shape[-1]).add_(self._epsilon).rsqrt_()
-        normed: Tensor = (exact * inverse).to(hidden.dtype).mul_(self.weight)
-        return normed
+        return rms_norm(hidden, self.weight, self._epsilon)
+
+
+def rms_norm(hidden: Tensor, weight: Tensor, epsilon: float) -> Tensor:
+    """Normalise over the last dimension, then multiply by a weight that is broadcast."""
+    if hidden.numel() <= _FEW:
+        return functional.rms_norm(hidden, hidden.shape[-1:], None, epsilon).mul_(weight)
+    exact = hidden.float()
+    length = torch.linalg.vector_norm(exact, dim=-1, keepdim=True)
+    inverse = length.square_().div_(hidden.shape[-1]).add_(epsilon).rsqrt_()
+    normed: Tensor = (exact * inverse).to(hidden.dtype).mul_(weight)
+    return normed
 
 
 @cache
@@ -226,19 +286,29 @@ def _largest_packed() -> int | None:
     return None
 
 
-def prepare(model: Qwen3Model, *, quantized: bool) -> None:
-    """Replace a model's linear layers on a CPU; the embedding table and the norms stay as they are.
+def _is_small(linear: nn.Linear) -> bool:
+    return linear.weight.dtype == torch.float32 and linear.weight.numel() < _SMALL_WEIGHT
+
+
+def prepare(model: Qwen3Model, attend: Callable[..., tuple[Tensor, None]], *, quantized: bool) -> None:
+    """Replace a model's layers on a CPU; the embedding table and the norms' weights stay as they are.
 
     Args:
         model: changed in place, left alone where it is elsewhere or where nothing is gained.
+        attend: an attention function of transformers.
         quantized: whether to run the layers in int8.
     """
     if model.device.type != "cpu" or not (quantized or _packs(model.dtype)):
         return
+    # In the last layer, queries are of fewer tokens than keys and values.
+    for layer in list(model.layers)[:-1]:
+        layer.self_attn = FusedAttention(cast("Qwen3Attention", layer.self_attn), attend)
     quantizer = TokenQuantizer()
     for name, module in list(model.named_modules()):
-        if isinstance(module, nn.Linear):
-            model.set_submodule(name, Int8Linear(module, quantizer) if quantized else PackedLinear(module))
+        if isinstance(module, nn.Linear) and quantized:
+            model.set_submodule(name, Int8Linear(module, quantizer))
+        elif isinstance(module, nn.Linear) and not _is_small(module):
+            model.set_submodule(name, PackedLinear(module))
         elif isinstance(module, Qwen3RMSNorm):
             model.set_submodule(name, RMSNorm(module))
     for name, module in list(model.named_modules()):

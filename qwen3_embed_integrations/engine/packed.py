@@ -111,7 +111,7 @@ class PackedModel:
         # A model that is split has hooks on its layers, which bring in weights and inputs: it runs as it is.
         self._split = hasattr(self._model, "hf_device_map")
         if not self._split:
-            prepare(self._model, quantized=quantized)
+            prepare(self._model, packed_attention, quantized=quantized)
         self._prefixes: OrderedDict[bytes, KeysAndValues] = OrderedDict()
 
     @staticmethod
@@ -178,11 +178,13 @@ class PackedModel:
         with torch.inference_mode():
             hidden = model.embed_tokens(torch.from_numpy(sequence).to(device)[None])
             rotary = model.rotary_emb(hidden, torch.from_numpy(positions).to(device)[None])
-            for layer in model.layers if self._split else model.layers[:-1]:
-                hidden = layer(hidden, position_embeddings=rotary, attention_mask=None, packing=packing)
             if self._split:
+                for layer in model.layers:
+                    hidden = layer(hidden, position_embeddings=rotary, attention_mask=None, packing=packing)
                 hidden = hidden[:, packing.last(hidden.device)]
             else:
+                for layer in model.layers[:-1]:
+                    hidden = _layer(layer, hidden, rotary, packing)
                 hidden = _last_layer(model.layers[-1], hidden, rotary, packing)
             last: Tensor = model.norm(hidden)
         return last[0]
@@ -247,7 +249,8 @@ def packed_attention(
     """
     layer = int(module.layer_idx)  # type: ignore[arg-type]  # torch types any attribute as tensor or module
     if packing.captured is not None:
-        packing.captured.append((key, value))
+        # Copies, since these are views into the queries' memory too.
+        packing.captured.append((key.contiguous(), value.contiguous()))
     if varlen.runs_on(query):
         return packing.layout(query.device).attend(query, key, value, layer, scaling)[None], None
     output = query.new_empty(query.shape[2], query.shape[1], query.shape[3])
@@ -303,6 +306,16 @@ def causal_attention(query: Tensor, key: Tensor, value: Tensor, scaling: float, 
 
 
 AttentionInterface.register(ATTENTION, packed_attention)
+
+
+def _layer(layer: Any, hidden: Tensor, rotary: tuple[Tensor, Tensor], packing: Packing) -> Tensor:
+    """Run a Qwen3DecoderLayer as its own `forward` does, which checks more and adds into new memory."""
+    attended: Tensor = layer.self_attn(
+        hidden_states=layer.input_layernorm(hidden), position_embeddings=rotary, attention_mask=None, packing=packing
+    )[0]
+    hidden = attended.add_(hidden)
+    result: Tensor = layer.mlp(layer.post_attention_layernorm(hidden))
+    return result.add_(hidden)
 
 
 def _last_layer(layer: Any, hidden: Tensor, rotary: tuple[Tensor, Tensor], packing: Packing) -> Tensor:

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 _TEXTS_AT_ONCE = 1024
 
 
+# Prompts whose tokens are kept: a prompt takes as long to tokenize as a query.
+_PROMPTS = 64
+
 # Long texts are tokenized in parts of about this many characters, some at a time, for the same reason.
 _CHARACTERS_AT_ONCE = 2**13
 _PARTS_AT_ONCE = 128
@@ -72,6 +75,7 @@ class Tokenization:
         bare = self._tokenizer.encode("a", add_special_tokens=False).ids
         whole = self._tokenizer.encode("a").ids
         self._end = whole[len(bare) :]
+        self._prompts: dict[str, NDArray[np.int64]] = {}
         if whole[: len(bare)] != bare or not self._end:
             raise ValueError(
                 f"the tokenizer in {folder} does not append an end token to a text (<|endoftext|> in the official "
@@ -98,8 +102,14 @@ class Tokenization:
                 yield np.asarray(encoding.ids, dtype=np.int64)
 
     def prompt(self, prompt: str) -> NDArray[np.int64]:
-        """Tokenize a prompt, without the end token: shape (tokens,)."""
-        return next(iter(self.encode([prompt])))[: -len(self._end)]
+        """Tokenize a prompt, without the end token: shape (tokens,); the last ones asked for are kept."""
+        ids = self._prompts.get(prompt)
+        if ids is None:
+            ids = next(iter(self.encode([prompt])))[: -len(self._end)]
+            if len(self._prompts) >= _PROMPTS:
+                self._prompts = {}
+            self._prompts[prompt] = ids
+        return ids
 
     def count(self, texts: Sequence[str]) -> list[int]:
         """Count each text's tokens, the end token included."""

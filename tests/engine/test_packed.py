@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -9,12 +11,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional
+from transformers import Qwen3Config, Qwen3Model
 from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm
 
 from qwen3_embed_integrations import Qwen3Encoder
 from qwen3_embed_integrations.engine import cpu, varlen
-from qwen3_embed_integrations.engine.cpu import Int8Linear, PackedLinear, RMSNorm, TokenQuantizer
-from qwen3_embed_integrations.engine.packed import _BLOCK, _PREFIXES, causal_attention, shared_prefix
+from qwen3_embed_integrations.engine.cpu import FusedAttention, Int8Linear, PackedLinear, RMSNorm, TokenQuantizer
+from qwen3_embed_integrations.engine.packed import (
+    _BLOCK,
+    _PREFIXES,
+    PackedModel,
+    causal_attention,
+    shared_prefix,
+)
+from qwen3_embed_integrations.engine.scheduler import Item
 from tests.conftest import as_query, cosines
 
 TEXTS = ["def f(x):", "a", "", "a longer text with some words in it", "a", "(x)", " blank", "\n", "x" * 500, "中文"]
@@ -143,6 +153,26 @@ def test_packed_layers_and_norms_give_what_the_plain_ones_give(dtype):
             assert torch.allclose(packed.silu(rows), functional.silu(product), **tolerance)
             assert torch.allclose(packed.times(rows, product), product * product, **tolerance)
             assert torch.allclose(RMSNorm(norm)(rows), norm(rows), **tolerance)
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("smallest_packed", [0, cpu._SMALL_WEIGHT])
+def test_the_replaced_layers_give_what_those_of_transformers_give(bias, smallest_packed, monkeypatch):
+    monkeypatch.setattr(cpu, "_SMALL_WEIGHT", smallest_packed)
+    torch.manual_seed(0)
+    config = Qwen3Config(vocab_size=99, hidden_size=64, intermediate_size=96, num_hidden_layers=3, head_dim=16,
+                         num_attention_heads=8, num_key_value_heads=2, attention_bias=bias)  # fmt: skip
+    model = Qwen3Model(config).eval()
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, std=0.3)
+    texts = [torch.randint(99, (length,)) for length in (5, 9, 5, 1, 300)]
+    with torch.inference_mode():
+        expected = [model(ids[None]).last_hidden_state[0, -1].numpy() for ids in texts]
+    packed = PackedModel([SimpleNamespace(auto_model=model)])
+    assert isinstance(model.layers[0].self_attn, FusedAttention)
+    assert isinstance(model.layers[0].mlp.up_proj, PackedLinear) == (smallest_packed == 0)
+    found = packed.embed([Item(ids.numpy(), np.empty(0, dtype=np.int64)) for ids in texts])
+    assert np.allclose(found, expected, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("length", [1, _BLOCK - 1, _BLOCK, 2 * _BLOCK + 3])
