@@ -247,11 +247,14 @@ async def test_two_embeddings_over_one_cache_never_get_each_others_vectors(setti
     for _ in range(2):
         for given in (settings, other):
             plain = Qwen3Embedding(**given)
+            # Which texts run together decides on the last bits, with some versions of torch.
+            query = pytest.approx(np.array(plain.get_query_embedding(TEXTS[0])), abs=1e-6)
+            texts = pytest.approx(np.array(plain.get_text_embedding_batch(TEXTS)), abs=1e-6)
             # The same text as a query and as a document, which the framework itself would file under one key.
-            assert cached(given).get_query_embedding(TEXTS[0]) == plain.get_query_embedding(TEXTS[0])
-            assert cached(given).get_text_embedding_batch(TEXTS) == plain.get_text_embedding_batch(TEXTS)
-            assert await cached(given).aget_query_embedding(TEXTS[0]) == plain.get_query_embedding(TEXTS[0])
-            assert await cached(given).aget_text_embedding_batch(TEXTS) == plain.get_text_embedding_batch(TEXTS)
+            assert np.array(cached(given).get_query_embedding(TEXTS[0])) == query
+            assert np.array(cached(given).get_text_embedding_batch(TEXTS)) == texts
+            assert np.array(await cached(given).aget_query_embedding(TEXTS[0])) == query
+            assert np.array(await cached(given).aget_text_embedding_batch(TEXTS)) == texts
     documents = 3 if change == "query_instruction" else 6
     assert len(store.get_all("embeddings")) == documents + 2
 

@@ -196,19 +196,25 @@ class FusedAttention(nn.Module):
         self, hidden_states: Tensor, position_embeddings: tuple[Tensor, Tensor], attention_mask: None, **arguments: Any
     ) -> tuple[Tensor, None]:
         """Attend: shapes (1, tokens, hidden size) in and out, as in the module that it replaces."""
-        parts = self.qkv_proj(hidden_states).view(hidden_states.shape[1], -1, self._dim)
-        asking = self._heads + self._kv_heads
-        normed = rms_norm(parts[:, :asking], self.scales, self._epsilon)
-        cos, sin = (part[0, :, None] for part in position_embeddings)
-        half = self._dim // 2
-        rotated = normed * cos
-        rotated[..., :half].addcmul_(normed[..., half:], sin[..., :half], value=-1)
-        rotated[..., half:].addcmul_(normed[..., :half], sin[..., half:])
-        query, key = rotated[None, :, : self._heads].transpose(1, 2), rotated[None, :, self._heads :].transpose(1, 2)
-        value = parts[None, :, asking:].transpose(1, 2)
+        query, key, value = self._project(hidden_states, *position_embeddings)
         output, _ = self._attend(self, query, key, value, attention_mask, scaling=self.scaling, **arguments)
         result: Tensor = self.o_proj(output.flatten(2))
         return result, None
+
+    def _project(self, hidden: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Give rotated queries and keys, and values, each of shape (1, heads or KV heads, tokens, head dim)."""
+        parts = self.qkv_proj(hidden).view(1, hidden.shape[1], -1, self._dim)
+        asking, half = self._heads + self._kv_heads, self._dim // 2
+        # A copy, so that the memory of what was projected is free once it is normed.
+        value = parts[:, :, asking:].transpose(1, 2).contiguous()
+        normed = rms_norm(parts[:, :, :asking], self.scales, self._epsilon)
+        del parts
+        cos, sin = cos[:, :, None], sin[:, :, None]
+        rotated = normed * cos
+        rotated[..., :half].addcmul_(normed[..., half:], sin[..., :half], value=-1)
+        rotated[..., half:].addcmul_(normed[..., :half], sin[..., half:])
+        query, key = rotated.split_with_sizes([self._heads, self._kv_heads], dim=2)
+        return query.transpose(1, 2), key.transpose(1, 2), value
 
 
 def _joined(linears: Sequence[nn.Linear]) -> nn.Linear:
