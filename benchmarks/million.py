@@ -11,6 +11,7 @@ the quickest breadth whose recall@10 against an exact search of the full vectors
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import statistics
@@ -108,6 +109,10 @@ def embed(folder: Path, count: int, queries: int) -> None:
     if len(texts) < count + queries:
         raise typer.BadParameter(f"there are only {len(texts):,} texts in this environment", param_hint="--count")
     texts = [texts[place] for place in np.random.default_rng(SEED).permutation(len(texts))[: count + queries]]
+    digest, noted = hashlib.sha256(repr(texts).encode()).hexdigest(), folder / "texts.sha256"
+    if noted.exists() and noted.read_text() != digest:
+        raise typer.BadParameter("its embeddings are of other texts, or of other counts", param_hint="--folder")
+    noted.write_text(digest)
     encoder = Qwen3Encoder("tiny")
     questions = [text.strip().splitlines()[0].strip() for text in texts[count:]]
     np.save(folder / "queries.npy", encoder.encode_queries(questions).astype(np.float16))
