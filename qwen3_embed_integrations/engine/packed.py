@@ -309,7 +309,17 @@ AttentionInterface.register(ATTENTION, packed_attention)
 
 
 def _layer(layer: Any, hidden: Tensor, rotary: tuple[Tensor, Tensor], packing: Packing) -> Tensor:
-    """Run a Qwen3DecoderLayer as its own `forward` does, which checks more and adds into new memory."""
+    """Run a Qwen3DecoderLayer as its own `forward` does, which checks more and adds into new memory.
+
+    Args:
+        layer: any but the last, whose output is of all tokens.
+        hidden: its input, shape (1, tokens, hidden size).
+        rotary: cosines and sines of the positions, each of shape (1, tokens, head dim).
+        packing: which tokens belong together.
+
+    Returns:
+        Its output, shape (1, tokens, hidden size).
+    """
     attended: Tensor = layer.self_attn(
         hidden_states=layer.input_layernorm(hidden), position_embeddings=rotary, attention_mask=None, packing=packing
     )[0]

@@ -102,7 +102,7 @@ class Tokenization:
                 yield np.asarray(encoding.ids, dtype=np.int64)
 
     def prompt(self, prompt: str) -> NDArray[np.int64]:
-        """Tokenize a prompt, without the end token: shape (tokens,); the last ones asked for are kept."""
+        """Tokenize a prompt, without the end token: shape (tokens,); some are kept, so do not write to it."""
         ids = self._prompts.get(prompt)
         if ids is None:
             ids = next(iter(self.encode([prompt])))[: -len(self._end)]

@@ -158,6 +158,8 @@ def test_packed_layers_and_norms_give_what_the_plain_ones_give(dtype):
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("smallest_packed", [0, cpu._SMALL_WEIGHT])
 def test_the_replaced_layers_give_what_those_of_transformers_give(bias, smallest_packed, monkeypatch):
+    if not cpu._packs(torch.float32):
+        pytest.skip("this processor has no packed products in float32, and the engine takes the layers of transformers")
     monkeypatch.setattr(cpu, "_SMALL_WEIGHT", smallest_packed)
     torch.manual_seed(0)
     config = Qwen3Config(vocab_size=99, hidden_size=64, intermediate_size=96, num_hidden_layers=3, head_dim=16,

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
-from qwen3_embed_integrations.engine.tokenization import Tokenization
+from qwen3_embed_integrations.engine.tokenization import _PROMPTS, Tokenization
 from qwen3_embed_integrations.models import TINY_FOLDER
 
 TINY = Tokenization(TINY_FOLDER)
@@ -39,6 +39,15 @@ def test_many_texts_keep_their_order():
     texts = [str(number) for number in range(3000)]
     decoded = [REFERENCE.decode(ids[:-1]) for ids in TINY.encode(texts)]
     assert decoded == texts
+
+
+def test_only_so_many_prompts_are_kept_and_all_have_their_tokens():
+    tokenization = Tokenization(TINY_FOLDER)
+    for _ in range(2):
+        for number in range(_PROMPTS + 5):
+            prompt = f"Instruct: number {number}\nQuery:"
+            assert list(tokenization.prompt(prompt)) == REFERENCE(prompt).input_ids[:-1]
+            assert len(tokenization._prompts) <= _PROMPTS
 
 
 def test_it_can_be_used_from_many_threads():
