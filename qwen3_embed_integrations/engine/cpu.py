@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import cache
 from typing import TYPE_CHECKING, Any, cast
 
@@ -11,7 +14,7 @@ from torch.nn import functional
 from transformers.models.qwen3.modeling_qwen3 import Qwen3Attention, Qwen3MLP, Qwen3RMSNorm
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Collection, Iterator, Sequence
 
     from transformers import Qwen3Model
 
@@ -22,11 +25,14 @@ _ZERO = 128
 _ROUNDED_UP = 1 + 2**-7
 
 
-# Below this many numbers the calls take longer than the work, so that the fewest calls are best.
-_FEW = 2**17
+# Beside a layer's largest weight; bfloat16's smallest values lose less in float16, and values of float32 more.
+_ROUNDED_OFF = 2**-18
 
-# A float32 weight below this many numbers is laid out in less time than oneDNN takes to be called.
+# A float32 weight below this many numbers is laid out in less time than the calls of oneDNN and FBGEMM take.
 _SMALL_WEIGHT = 2**19
+
+# Up to so many rows, one thread multiplies by such a weight in FBGEMM faster than two do in a plain layer.
+_FEW_ROWS = 16
 
 
 class PackedLinear(nn.Module):
@@ -69,14 +75,65 @@ class PackedLinear(nn.Module):
         return product
 
 
-class TokenQuantizer:
-    """Rounds activations to int8 with one scale a token, so that a text's vector never depends on its neighbours.
+class HalfLinear(nn.Module):
+    """A linear layer in float32 whose weight takes 16 bits, in FBGEMM's layout: half as much to read.
 
-    One scale for a whole tensor would: Qwen3's activations have large outliers. The layers of a model share one
-    quantizer, so that what several of them read one after the other is rounded once.
+    Products and sums are float32 ones: float16 holds most of bfloat16's values, in which Qwen3's weights are published.
+
+    Args:
+        linear: the layer to replace, for which `fits` is true.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, linear: nn.Linear) -> None:
+        super().__init__()
+        bias = None if linear.bias is None else linear.bias.detach()
+        self._weight = torch.ops.quantized.linear_prepack_fp16(linear.weight.detach(), bias)
+
+    @staticmethod
+    def fits(linear: nn.Linear) -> bool:
+        """Tell whether a layer is in float32 and has weights that float16 holds."""
+        weight = linear.weight.detach()
+        if weight.dtype != torch.float32:
+            return False
+        return bool((weight.half() - weight).abs().max() <= weight.abs().max() * _ROUNDED_OFF)
+
+    def forward(self, activations: Tensor) -> Tensor:
+        """Multiply: float32 tensors, shapes (..., in features) and (..., out features)."""
+        product: Tensor = torch.ops.quantized.linear_dynamic_fp16.default(activations, self._weight)
+        return product
+
+
+class SmallHalfLinear(nn.Module):
+    """As `HalfLinear` on a few rows, without its call's cost and on the caller's thread alone; else a plain layer.
+
+    Args:
+        linear: the layer to replace, for which `HalfLinear.fits` is true.
+    """
+
+    def __init__(self, linear: nn.Linear) -> None:
+        super().__init__()
+        self._plain, self._bias = linear.weight.detach(), None if linear.bias is None else linear.bias.detach()
+        self._weight = torch.fbgemm_pack_gemm_matrix_fp16(self._plain)
+
+    def forward(self, activations: Tensor) -> Tensor:
+        """Multiply: float32 tensors, shapes (..., in features) and (..., out features)."""
+        if activations.numel() > _FEW_ROWS * activations.shape[-1]:
+            return functional.linear(activations, self._plain, self._bias)
+        return torch.fbgemm_linear_fp16_weight_fp32_activation(activations, self._weight, self._bias)
+
+
+class TokenQuantizer:
+    """Scales activations to 8-bit integers by token, so that a text's vector never depends on its neighbours.
+
+    One scale for a whole tensor would: Qwen3's activations have large outliers. The layers of a model share one
+    quantizer, so that what several of them read one after the other is scaled once.
+
+    Args:
+        rounds: whether to round them, too.
+    """
+
+    def __init__(self, *, rounds: bool) -> None:
+        self._rounds = rounds
         self._input: Tensor | None = None
         self._output: tuple[Tensor, Tensor] | None = None
 
@@ -87,17 +144,87 @@ class TokenQuantizer:
             activations: shape (..., width).
 
         Returns:
-            uint8 tensor whose zero is 128, shape (tokens, width), and scales in the type of the activations,
-            shape (tokens, 1).
+            Shape (tokens, width): uint8 tensor whose zero is 128, or, not rounded, float32 tensor from -127 to 127.
+            And scales in the type of the activations, shape (tokens, 1).
         """
         if self._output is None or activations is not self._input:
             rows = activations.reshape(-1, activations.shape[-1])
             # Rounded up to the activations' own type before it divides, the scale multiplies back exactly.
             scales = rows.abs().amax(dim=1, keepdim=True).mul_(_ROUNDED_UP / 127).clamp_min_(1e-10)
-            # Adding a half and cutting is rounding, since all values are positive by then.
-            moved = (rows / scales.float()).add_(_ZERO + 0.5).to(torch.uint8)
-            self._input, self._output = activations, (moved, scales)
+            scaled = rows / scales.float()
+            if self._rounds:
+                # Adding a half and cutting is rounding, since all values are positive by then.
+                scaled = scaled.add_(_ZERO + 0.5).to(torch.uint8)
+            self._input, self._output = activations, (scaled, scales)
         return self._output
+
+
+class OneDNNProduct:
+    """Products of uint8 rows, whose zero is 128, and int8 weights in oneDNN.
+
+    Args:
+        weight: int8 tensor, shape (out features, in features).
+        scales: of its rows, shape (out features,).
+    """
+
+    rounds = False
+
+    def __init__(self, weight: Tensor, scales: Tensor) -> None:
+        self._weight, self._scales = torch.ops.onednn.qlinear_prepack(weight, None), scales
+        self._zeros = torch.zeros(len(weight), dtype=torch.long)
+
+    def __call__(self, rows: Tensor, dtype: torch.dtype) -> Tensor:
+        """Multiply: shapes (tokens, in features) and (tokens, out features), the result scaled and in `dtype`."""
+        product: Tensor = torch.ops.onednn.qlinear_pointwise(
+            rows, 1.0, _ZERO, self._weight, self._scales, self._zeros, None, 1.0, 0, dtype, "none", [], ""
+        )
+        return product
+
+
+class FBGEMMProduct:
+    """Products of float32 rows, which are rounded as they are laid out, and int8 weights in FBGEMM.
+
+    Args:
+        weight: int8 tensor, shape (out features, in features).
+        scales: of its rows, shape (out features,).
+    """
+
+    rounds = True
+
+    def __init__(self, weight: Tensor, scales: Tensor) -> None:
+        zeros = torch.zeros(len(weight), dtype=torch.long)
+        quantized = torch._make_per_channel_quantized_tensor(weight, scales, zeros, 0)
+        self._weight = torch.ops.quantized.linear_prepack(quantized, None)
+
+    def __call__(self, rows: Tensor, dtype: torch.dtype) -> Tensor:
+        """Multiply: shapes (tokens, in features) and (tokens, out features), the result scaled and in `dtype`."""
+        product: Tensor = torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32.default(
+            rows, 1.0, _ZERO, self._weight
+        )
+        return product.to(dtype)
+
+
+class PlainProduct:
+    """Products of uint8 rows, whose zero is 128, and int8 weights where the others do not run.
+
+    Args:
+        weight: int8 tensor, shape (out features, in features).
+        scales: of its rows, shape (out features,).
+    """
+
+    rounds = False
+
+    def __init__(self, weight: Tensor, scales: Tensor) -> None:
+        self._weight, self._scales = weight.t(), scales
+
+    def __call__(self, rows: Tensor, dtype: torch.dtype) -> Tensor:
+        """Multiply: shapes (tokens, in features) and (tokens, out features), the result scaled and in `dtype`."""
+        signed = rows.bitwise_xor(_ZERO).view(torch.int8)
+        # In place on float32: multiplying the int32 sums by floats directly takes ten times as long.
+        return torch._int_mm(signed, self._weight).float().mul_(self._scales).to(dtype)
+
+
+Product = OneDNNProduct | FBGEMMProduct | PlainProduct
 
 
 class Int8Linear(nn.Module):
@@ -113,12 +240,10 @@ class Int8Linear(nn.Module):
 
     def __init__(self, linear: nn.Linear, quantizer: TokenQuantizer) -> None:
         super().__init__()
-        weight, largest = linear.weight.detach().float(), _largest_packed()
-        self._packed = largest is not None
-        self._scales = weight.abs().amax(dim=1).clamp_min(1e-10) / (largest or 127)
-        rounded = (weight / self._scales[:, None]).round().to(torch.int8)
-        self._weight = torch.ops.onednn.qlinear_prepack(rounded, None) if self._packed else rounded.t()
-        self._zeros = torch.zeros(len(rounded), dtype=torch.long)
+        product, largest = int8_product()
+        weight = linear.weight.detach().float()
+        scales = weight.abs().amax(dim=1).clamp_min(1e-10) / largest
+        self._product = product((weight / scales[:, None]).round().to(torch.int8), scales)
         self._bias = None if linear.bias is None else linear.bias.detach()
         self._quantizer = quantizer
 
@@ -132,23 +257,10 @@ class Int8Linear(nn.Module):
             Shape (..., out features), in the type of the activations.
         """
         rows, row_scales = self._quantizer(activations)
-        if self._packed:
-            product = _packed_product(rows, self._weight, self._scales, self._zeros, activations.dtype)
-        else:
-            signed = rows.bitwise_xor(_ZERO).view(torch.int8)
-            # In place on float32: multiplying the int32 sums by floats directly takes ten times as long.
-            product = torch._int_mm(signed, self._weight).float().mul_(self._scales).to(activations.dtype)
-        product = product.mul_(row_scales)
+        product = self._product(rows, activations.dtype).mul_(row_scales)
         if self._bias is not None:
             product = product.add_(self._bias)
         return product.view(*activations.shape[:-1], -1)
-
-
-def _packed_product(rows: Tensor, weight: Tensor, scales: Tensor, zeros: Tensor, dtype: torch.dtype) -> Tensor:
-    product: Tensor = torch.ops.onednn.qlinear_pointwise(
-        rows, 1.0, _ZERO, weight, scales, zeros, None, 1.0, 0, dtype, "none", [], ""
-    )
-    return product
 
 
 class GatedMLP(nn.Module):
@@ -180,8 +292,6 @@ class FusedAttention(nn.Module):
         attend: an attention function of transformers.
     """
 
-    scales: Tensor
-
     def __init__(self, attention: Qwen3Attention, attend: Callable[..., tuple[Tensor, None]]) -> None:
         super().__init__()
         self.layer_idx, self.scaling, self._dim = attention.layer_idx, attention.scaling, attention.head_dim
@@ -189,7 +299,7 @@ class FusedAttention(nn.Module):
         self._heads, self._kv_heads, _ = (part.out_features // self._dim for part in projections)
         self.qkv_proj, self.o_proj = _joined(projections), attention.o_proj
         norms = attention.q_norm.weight.expand(self._heads, -1), attention.k_norm.weight.expand(self._kv_heads, -1)
-        self.scales, self._epsilon = torch.cat(norms).detach(), attention.q_norm.variance_epsilon
+        self.norm = RMSNorm(torch.cat(norms), attention.q_norm.variance_epsilon)
         self._attend = attend
 
     def forward(
@@ -207,7 +317,7 @@ class FusedAttention(nn.Module):
         asking, half = self._heads + self._kv_heads, self._dim // 2
         # A copy, so that the memory of what was projected is free once it is normed.
         value = parts[:, :, asking:].transpose(1, 2).contiguous()
-        normed = rms_norm(parts[:, :, :asking], self.scales, self._epsilon)
+        normed = self.norm(parts[:, :, :asking])
         del parts
         cos, sin = cos[:, :, None], sin[:, :, None]
         rotated = normed * cos
@@ -229,71 +339,90 @@ def _joined(linears: Sequence[nn.Linear]) -> nn.Linear:
 
 
 class RMSNorm(nn.Module):
-    """Qwen3's norm without a second float32 copy of the activations: the same values.
+    """Qwen3's norm in fewer passes, and without a second float32 copy of the activations.
 
     Args:
-        norm: the one to replace.
+        weight: shape (..., width), broadcast over what is normalised.
+        epsilon: added to the mean square.
     """
 
     weight: Tensor
 
-    def __init__(self, norm: Qwen3RMSNorm) -> None:
+    def __init__(self, weight: Tensor, epsilon: float) -> None:
         super().__init__()
-        self.weight, self._epsilon = norm.weight, norm.variance_epsilon
+        width = weight.shape[-1]
+        self.weight, self._least, self._scale = weight.detach(), torch.tensor((width * epsilon) ** 0.5), width**-0.5
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """Normalise over the last dimension."""
-        return rms_norm(hidden, self.weight, self._epsilon)
-
-
-def rms_norm(hidden: Tensor, weight: Tensor, epsilon: float) -> Tensor:
-    """Normalise over the last dimension, then multiply by a weight that is broadcast."""
-    if hidden.numel() <= _FEW:
-        return functional.rms_norm(hidden, hidden.shape[-1:], None, epsilon).mul_(weight)
-    exact = hidden.float()
-    length = torch.linalg.vector_norm(exact, dim=-1, keepdim=True)
-    inverse = length.square_().div_(hidden.shape[-1]).add_(epsilon).rsqrt_()
-    normed: Tensor = (exact * inverse).to(hidden.dtype).mul_(weight)
-    return normed
+        """Normalise over the last dimension: shapes (..., width) in and out."""
+        exact = hidden.float()
+        length: Tensor = torch.linalg.vector_norm(exact, dim=-1, keepdim=True)
+        return (exact / length.hypot_(self._least).mul_(self._scale)).to(hidden.dtype).mul_(self.weight)
 
 
 @cache
-def _packs(dtype: torch.dtype) -> bool:
-    """Try whether this torch and this processor run packed weights, and rightly."""
+def _runs(replacement: type[nn.Module], dtype: torch.dtype) -> bool:
+    """Try whether a kind of linear layer runs with this torch on this processor, and rightly."""
     # Nothing random: a library leaves its users' seeds alone.
     linear = nn.Linear(64, 32, bias=False, dtype=dtype, device="meta").to_empty(device="cpu")
     rows = torch.linspace(-1, 1, 4 * 64).view(4, 64).to(dtype)
-    with torch.inference_mode():
-        linear.weight.copy_(torch.linspace(1, -1, 32 * 64).view(32, 64))
+    with torch.inference_mode(), _without_warnings():
+        linear.weight.copy_(torch.linspace(1, -1, 32 * 64).view(32, 64).bfloat16())
         try:
-            return torch.allclose(PackedLinear(linear)(rows), linear(rows), rtol=0.02, atol=0.02)
-        except (RuntimeError, AttributeError):
+            return torch.allclose(replacement(linear)(rows), linear(rows), rtol=0.02, atol=0.02)
+        except (RuntimeError, AttributeError, TypeError):
             return False
 
 
+@contextmanager
+def _without_warnings() -> Iterator[None]:
+    """Hide that parts of torch will go, which it says once a process: what is tried here is seen to be gone then."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*deprecated and will be removed", UserWarning)
+        yield
+
+
 @cache
-def _largest_packed() -> int | None:
-    """Try up to which weight int8 products are exact; None where they never are, or there are none.
+def int8_product() -> tuple[type[Product], int]:
+    """Find what multiplies 8-bit integers exactly here, and fastest.
 
-    Without VNNI, oneDNN adds pairs of products in 16 bits, where two of 255 * 127 saturate and two of 255 * 63 do not.
+    Returns:
+        The class, and the largest weight: 127, or 63 where only such are exact.
     """
-    rows = torch.full((4, 64), 255, dtype=torch.uint8)
-    ones, zeros = torch.ones(32), torch.zeros(32, dtype=torch.long)
-    with torch.inference_mode():
-        for largest in (127, 63):
-            weight = torch.full((32, 64), largest, dtype=torch.int8)
-            try:
-                packed = torch.ops.onednn.qlinear_prepack(weight, None)
-                product = _packed_product(rows, packed, ones, zeros, torch.float32)
-            except (RuntimeError, AttributeError):
-                return None
-            if (product == 64 * (255 - _ZERO) * largest).all():
-                return largest
-    return None
+    # Where oneDNN needs 63, it takes more than twice as long as FBGEMM for a query.
+    candidates: list[tuple[type[Product], int]] = [(OneDNNProduct, 127), (FBGEMMProduct, 63), (OneDNNProduct, 63)]
+    return next((found for found in candidates if is_exact(*found)), (PlainProduct, 127))
 
 
-def _is_small(linear: nn.Linear) -> bool:
-    return linear.weight.dtype == torch.float32 and linear.weight.numel() < _SMALL_WEIGHT
+def is_exact(product: type[Product], largest: int) -> bool:
+    """Try whether products of the largest numbers are exact.
+
+    Without VNNI pairs of them are added in 16 bits, in which two of 255 * 127 saturate and two of 255 * 63 do not.
+
+    Args:
+        product: what multiplies.
+        largest: weight.
+
+    Returns:
+        Whether they are; False where this torch or this processor does not have them.
+    """
+    rows = torch.full((4, 64), 127.0) if product.rounds else torch.full((4, 64), 255, dtype=torch.uint8)
+    weight = torch.full((32, 64), largest, dtype=torch.int8)
+    with torch.inference_mode(), _without_warnings():
+        try:
+            found = product(weight, torch.ones(32))(rows, torch.float32)
+        except (RuntimeError, AttributeError):
+            return False
+    return bool((found == 64 * 127 * largest).all())
+
+
+def _faster(linear: nn.Linear, running: Collection[type[nn.Module]]) -> nn.Module:
+    """Give what is faster than a layer and gives the same, of the kinds that run; the layer itself where nothing is."""
+    small = linear.weight.dtype == torch.float32 and linear.weight.numel() < _SMALL_WEIGHT
+    half = SmallHalfLinear if small else HalfLinear
+    if half in running and HalfLinear.fits(linear):
+        return half(linear)
+    return PackedLinear(linear) if PackedLinear in running and not small else linear
 
 
 def prepare(model: Qwen3Model, attend: Callable[..., tuple[Tensor, None]], *, quantized: bool) -> None:
@@ -304,19 +433,25 @@ def prepare(model: Qwen3Model, attend: Callable[..., tuple[Tensor, None]], *, qu
         attend: an attention function of transformers.
         quantized: whether to run the layers in int8.
     """
-    if model.device.type != "cpu" or not (quantized or _packs(model.dtype)):
+    if model.device.type != "cpu":
+        return
+    running = [kind for kind in (PackedLinear, HalfLinear, SmallHalfLinear) if _runs(kind, model.dtype)]
+    if not (quantized or running):
         return
     # In the last layer, queries are of fewer tokens than keys and values.
     for layer in list(model.layers)[:-1]:
         layer.self_attn = FusedAttention(cast("Qwen3Attention", layer.self_attn), attend)
-    quantizer = TokenQuantizer()
+    quantizer = TokenQuantizer(rounds=not int8_product()[0].rounds) if quantized else None
+
+    def replace(name: str) -> None:
+        linear = cast("nn.Linear", model.get_submodule(name))
+        model.set_submodule(name, Int8Linear(linear, quantizer) if quantizer else _faster(linear, running))
+
+    # Laying a weight out takes one thread. Names, so that each layer is gone once it is replaced.
+    with torch.inference_mode(), ThreadPoolExecutor(torch.get_num_threads()) as pool:
+        list(pool.map(replace, [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]))
     for name, module in list(model.named_modules()):
-        if isinstance(module, nn.Linear) and quantized:
-            model.set_submodule(name, Int8Linear(module, quantizer))
-        elif isinstance(module, nn.Linear) and not _is_small(module):
-            model.set_submodule(name, PackedLinear(module))
-        elif isinstance(module, Qwen3RMSNorm):
-            model.set_submodule(name, RMSNorm(module))
-    for name, module in list(model.named_modules()):
-        if isinstance(module, Qwen3MLP) and model.config.hidden_act == "silu":
+        if isinstance(module, Qwen3RMSNorm):
+            model.set_submodule(name, RMSNorm(module.weight, module.variance_epsilon))
+        elif isinstance(module, Qwen3MLP) and model.config.hidden_act == "silu":
             model.set_submodule(name, GatedMLP(module))

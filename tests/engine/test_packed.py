@@ -16,7 +16,18 @@ from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm
 
 from qwen3_embed_integrations import Qwen3Encoder
 from qwen3_embed_integrations.engine import cpu, varlen
-from qwen3_embed_integrations.engine.cpu import FusedAttention, Int8Linear, PackedLinear, RMSNorm, TokenQuantizer
+from qwen3_embed_integrations.engine.cpu import (
+    FBGEMMProduct,
+    FusedAttention,
+    HalfLinear,
+    Int8Linear,
+    OneDNNProduct,
+    PackedLinear,
+    PlainProduct,
+    RMSNorm,
+    SmallHalfLinear,
+    TokenQuantizer,
+)
 from qwen3_embed_integrations.engine.packed import (
     _BLOCK,
     _PREFIXES,
@@ -90,10 +101,14 @@ def test_the_shared_part_is_counted_in_tokens_and_leaves_the_last(prompt, text, 
     assert shared_prefix(np.array(prompt, dtype=np.int64), np.array(text, dtype=np.int64)) == shared
 
 
+def quantized(linear: nn.Linear) -> Int8Linear:
+    return Int8Linear(linear, TokenQuantizer(rounds=not cpu.int8_product()[0].rounds))
+
+
 def test_an_int8_layer_is_close_to_the_exact_one_row_by_row():
     torch.manual_seed(0)
     exact = nn.Linear(64, 32, bias=False)
-    layer = Int8Linear(exact, TokenQuantizer())
+    layer = quantized(exact)
     rows = torch.randn(5, 64)
     rows[0] *= 1000
     with torch.inference_mode():
@@ -103,76 +118,128 @@ def test_an_int8_layer_is_close_to_the_exact_one_row_by_row():
     assert (error < 0.02).all()
 
 
-@pytest.mark.parametrize("largest", [127, 63, None])
-def test_int8_products_are_those_of_the_rounded_numbers(monkeypatch, largest):
-    if largest is not None and (cpu._largest_packed() or 0) < largest:
-        pytest.skip("this processor adds products of such weights in 16 bits")
-    monkeypatch.setattr(cpu, "_largest_packed", lambda: largest)
+@pytest.mark.parametrize(
+    ("product", "largest"), [(OneDNNProduct, 127), (FBGEMMProduct, 63), (OneDNNProduct, 63), (PlainProduct, 127)]
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_int8_products_are_those_of_the_rounded_numbers(monkeypatch, product, largest, dtype):
+    if not cpu.is_exact(product, largest):
+        pytest.skip("this torch has no such products, or this processor adds them in 16 bits")
+    monkeypatch.setattr(cpu, "int8_product", lambda: (product, largest))
     torch.manual_seed(0)
-    exact = nn.Linear(64, 32)
+    exact = nn.Linear(64, 32, dtype=dtype)
     # An outlier, at which activations and weights are as large as they can be.
-    rows = torch.randn(5, 64)
+    rows = torch.randn(5, 64, dtype=dtype)
     rows[0] = 100.0
-    scales = exact.weight.abs().amax(dim=1, keepdim=True) / (largest or 127)
+    weight = exact.weight.float()
+    scales = weight.abs().amax(dim=1, keepdim=True) / largest
     with torch.inference_mode():
-        product = Int8Linear(exact, TokenQuantizer())(rows)
-        unsigned, row_scales = TokenQuantizer()(rows)
-        rounded = (unsigned.float() - 128) * row_scales
-        expected = functional.linear(rounded, (exact.weight / scales).round() * scales, exact.bias)
-    assert torch.allclose(product, expected, rtol=1e-4, atol=1e-4)
-    assert torch.allclose(product[1:], exact(rows)[1:], atol=0.05)
+        found = quantized(exact)(rows)
+        _, row_scales = TokenQuantizer(rounds=True)(rows)
+        rounded = (rows / row_scales.float()).round() * row_scales
+        expected = functional.linear(rounded, (weight / scales).round() * scales, exact.bias.float()).to(dtype)
+    tolerance = {"rtol": 0.02, "atol": 0.02} if dtype == torch.bfloat16 else {"rtol": 1e-4, "atol": 1e-4}
+    assert found.dtype == dtype
+    assert torch.allclose(found, expected, **tolerance)
+    assert torch.allclose(found[1:], exact(rows)[1:], atol=0.05)
 
 
 def test_what_is_packed_in_8_bits_never_saturates():
     """The largest numbers there can be, in every place: 16 bits do not hold two such products."""
-    if (largest := cpu._largest_packed()) is None:
-        pytest.skip("this torch has no packed int8 products")
     layer = nn.Linear(512, 256, bias=False)
     nn.init.constant_(layer.weight, -0.5)
     with torch.inference_mode():
-        product = Int8Linear(layer, TokenQuantizer())(torch.full((3, 512), 2.0))
-    assert largest in (63, 127)
+        product = quantized(layer)(torch.full((3, 512), 2.0))
     assert torch.allclose(product, torch.full((3, 256), -512.0), rtol=0.01)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_packed_layers_and_norms_give_what_the_plain_ones_give(dtype):
-    if not cpu._packs(dtype):
+def test_packed_layers_give_what_the_plain_ones_give(dtype):
+    if not cpu._runs(PackedLinear, dtype):
         pytest.skip(f"this processor has no packed products in {dtype}, and the engine takes plain ones")
     torch.manual_seed(0)
     linear = nn.Linear(64, 32, dtype=dtype)
-    norm = Qwen3RMSNorm(64).to(dtype)
-    nn.init.normal_(norm.weight)
     tolerance = {"rtol": 0.01, "atol": 0.02} if dtype == torch.bfloat16 else {"rtol": 1e-5, "atol": 1e-5}
     with torch.inference_mode():
         packed = PackedLinear(linear)
-        # Few rows and many: the norm takes another way.
         for rows in (torch.randn(1, 3, 64, dtype=dtype), torch.randn(1, 3000, 64, dtype=dtype)):
             product = linear(rows)
             assert torch.allclose(packed(rows), product, **tolerance)
             assert torch.allclose(packed.silu(rows), functional.silu(product), **tolerance)
             assert torch.allclose(packed.times(rows, product), product * product, **tolerance)
-            assert torch.allclose(RMSNorm(norm)(rows), norm(rows), **tolerance)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_norm_gives_what_that_of_transformers_gives(dtype):
+    torch.manual_seed(0)
+    norm = Qwen3RMSNorm(64).to(dtype)
+    nn.init.normal_(norm.weight)
+    # Rows so short that epsilon counts, and one of zeros.
+    rows = torch.randn(1, 30, 64, dtype=dtype) * torch.logspace(-5, 5, 30, dtype=dtype)[:, None]
+    rows[0, 3] = 0
+    tolerance = {"rtol": 0.01, "atol": 0.01} if dtype == torch.bfloat16 else {"rtol": 1e-5, "atol": 1e-6}
+    with torch.inference_mode():
+        assert torch.allclose(RMSNorm(norm.weight, norm.variance_epsilon)(rows), norm(rows), **tolerance)
+
+
+@pytest.mark.parametrize("kind", [HalfLinear, SmallHalfLinear])
+@pytest.mark.parametrize("bias", [False, True])
+def test_16_bit_weights_give_what_float32_ones_give(kind, bias):
+    if not cpu._runs(kind, torch.float32):
+        pytest.skip("this torch does not multiply by them, and the engine takes float32 weights")
+    torch.manual_seed(0)
+    linear = nn.Linear(512, 96, bias=bias).to(torch.bfloat16).float()
+    assert HalfLinear.fits(linear)
+    with torch.inference_mode():
+        half, rows = kind(linear), torch.randn(1, 300, 512)
+        product, exact = half(rows), linear(rows)
+        alone = torch.cat([half(row) for row in rows.split(1, dim=1)], dim=1)
+    assert torch.allclose(product, exact, rtol=1e-5, atol=1e-5)
+    assert torch.allclose(alone, exact, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("weight", "fits"),
+    [
+        (torch.tensor([[0.5, -2.0, 0.0, 1e-9]]), True),
+        (torch.tensor([[0.5, 0.1]]), False),
+        (torch.tensor([[0.5, 131072.0]]), False),
+        (torch.tensor([[2**-20 + 2**-27, 2**-27]]), False),
+        (torch.tensor([[0.5, torch.nan]]), False),
+        (torch.tensor([[0.5, 2.0]], dtype=torch.bfloat16), False),
+    ],
+    ids=["rounded off to nothing that counts", "more digits", "too large", "all too small", "not a number", "bfloat16"],
+)
+def test_weights_take_16_bits_only_where_they_lose_nothing(weight, fits):
+    linear = nn.Linear(*reversed(weight.shape), bias=False)
+    linear.weight = nn.Parameter(weight)
+    assert HalfLinear.fits(linear) == fits
 
 
 @pytest.mark.parametrize("bias", [False, True])
-@pytest.mark.parametrize("smallest_packed", [0, cpu._SMALL_WEIGHT])
-def test_the_replaced_layers_give_what_those_of_transformers_give(bias, smallest_packed, monkeypatch):
-    if not cpu._packs(torch.float32):
-        pytest.skip("this processor has no packed products in float32, and the engine takes the layers of transformers")
-    monkeypatch.setattr(cpu, "_SMALL_WEIGHT", smallest_packed)
+@pytest.mark.parametrize("published", [False, True], ids=["float32 weights", "bfloat16 weights"])
+@pytest.mark.parametrize(
+    ("small_weight", "kinds"), [(0, [PackedLinear, HalfLinear]), (2**30, [nn.Linear, SmallHalfLinear])]
+)
+def test_the_replaced_layers_give_what_those_of_transformers_give(bias, published, small_weight, kinds, monkeypatch):
+    for kind in (PackedLinear, HalfLinear, SmallHalfLinear):
+        if not cpu._runs(kind, torch.float32):
+            pytest.skip("this torch or this processor lacks some of the layers")
+    monkeypatch.setattr(cpu, "_SMALL_WEIGHT", small_weight)
     torch.manual_seed(0)
     config = Qwen3Config(vocab_size=99, hidden_size=64, intermediate_size=96, num_hidden_layers=3, head_dim=16,
                          num_attention_heads=8, num_key_value_heads=2, attention_bias=bias)  # fmt: skip
     model = Qwen3Model(config).eval()
     for parameter in model.parameters():
         nn.init.normal_(parameter, std=0.3)
+    if published:
+        model.bfloat16().float()
     texts = [torch.randint(99, (length,)) for length in (5, 9, 5, 1, 300)]
     with torch.inference_mode():
         expected = [model(ids[None]).last_hidden_state[0, -1].numpy() for ids in texts]
     packed = PackedModel([SimpleNamespace(auto_model=model)])
     assert isinstance(model.layers[0].self_attn, FusedAttention)
-    assert isinstance(model.layers[0].mlp.up_proj, PackedLinear) == (smallest_packed == 0)
+    assert type(model.layers[0].mlp.up_proj) is kinds[published]
     found = packed.embed([Item(ids.numpy(), np.empty(0, dtype=np.int64)) for ids in texts])
     assert np.allclose(found, expected, rtol=1e-4, atol=1e-4)
 
