@@ -31,6 +31,11 @@ _ROUNDED_OFF = 2**-18
 # A float32 weight below this many numbers is laid out in less time than the calls of oneDNN and FBGEMM take.
 _SMALL_WEIGHT = 2**19
 
+# More rows than a usual group has, and how many of them are then computed at once.
+_MANY_ROWS = 2048
+_ROWS_AT_ONCE = 512
+
+
 # Up to so many rows, one thread multiplies by such a weight in FBGEMM faster than two do in a plain layer.
 _FEW_ROWS = 16
 
@@ -308,11 +313,24 @@ class FusedAttention(nn.Module):
         """Attend: shapes (1, tokens, hidden size) in and out, as in the module that it replaces."""
         query, key, value = self._project(hidden_states, *position_embeddings)
         output, _ = self._attend(self, query, key, value, attention_mask, scaling=self.scaling, **arguments)
+        del query, key, value
         result: Tensor = self.o_proj(output.flatten(2))
         return result, None
 
-    def _project(self, hidden: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _project(self, hidden: Tensor, cos: Tensor, sin: Tensor) -> Sequence[Tensor]:
         """Give rotated queries and keys, and values, each of shape (1, heads or KV heads, tokens, head dim)."""
+        if len(slices := row_slices(hidden)) == 1:
+            return self._project_rows(hidden, cos, sin)
+        counts = self._heads, self._kv_heads, self._kv_heads
+        whole = [hidden.new_empty(1, count, hidden.shape[1], self._dim) for count in counts]
+        for rows in slices:
+            for states, part in zip(
+                whole, self._project_rows(hidden[:, rows], cos[:, rows], sin[:, rows]), strict=True
+            ):
+                states[:, :, rows] = part
+        return whole
+
+    def _project_rows(self, hidden: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         parts = self.qkv_proj(hidden).view(1, hidden.shape[1], -1, self._dim)
         asking, half = self._heads + self._kv_heads, self._dim // 2
         # A copy, so that the memory of what was projected is free once it is normed.
@@ -325,6 +343,20 @@ class FusedAttention(nn.Module):
         rotated[..., half:].addcmul_(normed[..., :half], sin[..., half:])
         query, key = rotated.split_with_sizes([self._heads, self._kv_heads], dim=2)
         return query.transpose(1, 2), key.transpose(1, 2), value
+
+
+def row_slices(hidden: Tensor) -> list[slice]:
+    """Cut what is computed row by row, so that on a CPU a long text takes no memory beside what has to be whole.
+
+    Args:
+        hidden: shape (1, tokens, width).
+
+    Returns:
+        Slices of the tokens: one, unless they are many.
+    """
+    tokens = hidden.shape[1]
+    step = _ROWS_AT_ONCE if hidden.device.type == "cpu" and tokens > _MANY_ROWS else tokens
+    return [slice(start, start + step) for start in range(0, tokens, step)]
 
 
 def _joined(linears: Sequence[nn.Linear]) -> nn.Linear:

@@ -15,7 +15,7 @@ from transformers import AttentionInterface, Qwen3Model
 from transformers.models.qwen3.modeling_qwen3 import rotate_half
 
 from qwen3_embed_integrations.engine import varlen
-from qwen3_embed_integrations.engine.cpu import prepare
+from qwen3_embed_integrations.engine.cpu import prepare, row_slices
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -253,24 +253,24 @@ def packed_attention(
         packing.captured.append((key.contiguous(), value.contiguous()))
     if varlen.runs_on(query):
         return packing.layout(query.device).attend(query, key, value, layer, scaling)[None], None
-    output = query.new_empty(query.shape[2], query.shape[1], query.shape[3])
+    outputs = []
     for run in packing.runs:
         asked, keys, values = _by_text(query, run), _with_prefix(key, layer, 0, run), _with_prefix(value, layer, 1, run)
-        into = output[run.start : run.stop].view(run.count, run.length, *output.shape[1:])
         if _in_blocks(query, run):
-            causal_attention(asked, keys, values, scaling, into)
-            continue
-        attended = functional.scaled_dot_product_attention(
-            asked,
-            keys,
-            values,
-            attn_mask=packing.mask(run, query),
-            is_causal=not run.prefix and run.length > 1,
-            scale=scaling,
-            enable_gqa=True,
-        )
-        into.copy_(attended.transpose(1, 2))
-    return output[None], None
+            attended = causal_attention(asked, keys, values, scaling)
+        else:
+            attended = functional.scaled_dot_product_attention(
+                asked,
+                keys,
+                values,
+                attn_mask=packing.mask(run, query),
+                is_causal=not run.prefix and run.length > 1,
+                scale=scaling,
+                enable_gqa=True,
+            ).transpose(1, 2)
+        outputs.append(attended.flatten(0, 1))
+    # Of a long text alone there is no second copy.
+    return (torch.cat(outputs) if len(outputs) > 1 else outputs[0])[None], None
 
 
 def _in_blocks(query: Tensor, run: Run) -> bool:
@@ -279,7 +279,7 @@ def _in_blocks(query: Tensor, run: Run) -> bool:
     return blocks and _BLOCKED_TOKENS[0] <= run.length <= _BLOCKED_TOKENS[1]
 
 
-def causal_attention(query: Tensor, key: Tensor, value: Tensor, scaling: float, output: Tensor) -> None:
+def causal_attention(query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
     """Attend causally with matrix products over blocks of queries, each with the keys up to its end.
 
     Args:
@@ -287,11 +287,14 @@ def causal_attention(query: Tensor, key: Tensor, value: Tensor, scaling: float, 
         key: shape (count, KV heads, length, head dim).
         value: as key.
         scaling: of the products.
-        output: receives the result, shape (count, length, heads, head dim).
+
+    Returns:
+        Shape (count, length, heads, head dim).
     """
     count, heads, length, dim = query.shape
     kv_heads = key.shape[1]
     group = heads // kv_heads
+    output = query.new_empty(count, length, heads, dim)
     grouped = output.view(count, length, kv_heads, group, dim).permute(0, 2, 3, 1, 4)
     # Scores in float32, as torch's kernel keeps them: in bfloat16 a large one would be off by percents of its weight.
     exact = (key.float() * scaling).transpose(2, 3)
@@ -303,6 +306,7 @@ def causal_attention(query: Tensor, key: Tensor, value: Tensor, scaling: float, 
         weights = scores.softmax(-1).to(query.dtype).view(-1, group * (stop - start), stop)
         attended = weights @ value[:, :, :stop].flatten(0, 1)
         grouped[:, :, :, start:stop] = attended.view(count, kv_heads, group, stop - start, dim)
+    return output
 
 
 AttentionInterface.register(ATTENTION, packed_attention)
@@ -324,8 +328,10 @@ def _layer(layer: Any, hidden: Tensor, rotary: tuple[Tensor, Tensor], packing: P
         hidden_states=layer.input_layernorm(hidden), position_embeddings=rotary, attention_mask=None, packing=packing
     )[0]
     hidden = attended.add_(hidden)
-    result: Tensor = layer.mlp(layer.post_attention_layernorm(hidden))
-    return result.add_(hidden)
+    for at in row_slices(hidden):
+        rows = hidden[:, at]
+        rows.add_(layer.mlp(layer.post_attention_layernorm(rows)))
+    return hidden
 
 
 def _last_layer(layer: Any, hidden: Tensor, rotary: tuple[Tensor, Tensor], packing: Packing) -> Tensor:

@@ -221,11 +221,16 @@ def test_weights_take_16_bits_only_where_they_lose_nothing(weight, fits):
 @pytest.mark.parametrize(
     ("small_weight", "kinds"), [(0, [PackedLinear, HalfLinear]), (2**30, [nn.Linear, SmallHalfLinear])]
 )
-def test_the_replaced_layers_give_what_those_of_transformers_give(bias, published, small_weight, kinds, monkeypatch):
+@pytest.mark.parametrize("many_rows", [cpu._MANY_ROWS, 200], ids=["whole", "in slices"])
+def test_the_replaced_layers_give_what_those_of_transformers_give(
+    bias, published, small_weight, kinds, many_rows, monkeypatch
+):
     for kind in (PackedLinear, HalfLinear, SmallHalfLinear):
         if not cpu._runs(kind, torch.float32):
             pytest.skip("this torch or this processor lacks some of the layers")
     monkeypatch.setattr(cpu, "_SMALL_WEIGHT", small_weight)
+    monkeypatch.setattr(cpu, "_MANY_ROWS", many_rows)
+    monkeypatch.setattr(cpu, "_ROWS_AT_ONCE", 64)
     torch.manual_seed(0)
     config = Qwen3Config(vocab_size=99, hidden_size=64, intermediate_size=96, num_hidden_layers=3, head_dim=16,
                          num_attention_heads=8, num_key_value_heads=2, attention_bias=bias)  # fmt: skip
@@ -248,8 +253,7 @@ def test_the_replaced_layers_give_what_those_of_transformers_give(bias, publishe
 def test_attention_in_blocks_is_causal_attention(length):
     torch.manual_seed(0)
     query, key, value = (torch.randn(2, heads, length, 16) for heads in (4, 2, 2))
-    output = torch.empty(2, length, 4, 16)
-    causal_attention(query, key, value, 0.3, output)
+    output = causal_attention(query, key, value, 0.3)
     expected = functional.scaled_dot_product_attention(query, key, value, is_causal=True, scale=0.3, enable_gqa=True)
     assert torch.allclose(output, expected.transpose(1, 2), atol=1e-5)
 
