@@ -1,4 +1,4 @@
-"""Modules that replace a model's own on a CPU: weights in oneDNN's layout, 8-bit integers, fewer passes over memory."""
+"""Modules that replace a model's own on a CPU: weights laid out once, 8-bit integers, fewer passes over memory."""
 
 from __future__ import annotations
 
@@ -24,17 +24,15 @@ _ZERO = 128
 # More than the rounding of bfloat16 can take away.
 _ROUNDED_UP = 1 + 2**-7
 
-
-# Beside a layer's largest weight; bfloat16's smallest values lose less in float16, and values of float32 more.
+# Of a layer's largest weight: float16 takes less from bfloat16's smallest values, and more from float32's.
 _ROUNDED_OFF = 2**-18
 
-# A float32 weight below this many numbers is laid out in less time than the calls of oneDNN and FBGEMM take.
+# A float32 weight below this many numbers is laid out in less time than a call of oneDNN takes.
 _SMALL_WEIGHT = 2**19
 
 # More rows than a usual group has, and how many of them are then computed at once.
 _MANY_ROWS = 2048
 _ROWS_AT_ONCE = 512
-
 
 # Up to so many rows, one thread multiplies by such a weight in FBGEMM faster than two do in a plain layer.
 _FEW_ROWS = 16
