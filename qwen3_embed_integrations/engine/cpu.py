@@ -132,7 +132,7 @@ class TokenQuantizer:
     quantizer, so that what several of them read one after the other is scaled once.
 
     Args:
-        rounds: whether to round them, too.
+        rounds: whether to round them, too; some products do so by themselves (`Product`).
     """
 
     def __init__(self, *, rounds: bool) -> None:
@@ -227,6 +227,7 @@ class PlainProduct:
         return torch._int_mm(signed, self._weight).float().mul_(self._scales).to(dtype)
 
 
+# Those that round rows by themselves say so (`rounds`) and take scaled float32 ones.
 Product = OneDNNProduct | FBGEMMProduct | PlainProduct
 
 
@@ -465,7 +466,10 @@ def prepare(model: Qwen3Model, attend: Callable[..., tuple[Tensor, None]], *, qu
     """
     if model.device.type != "cpu":
         return
-    running = [kind for kind in (PackedLinear, HalfLinear, SmallHalfLinear) if _runs(kind, model.dtype)]
+    kinds: list[type[nn.Module]] = [PackedLinear]
+    if model.dtype == torch.float32:
+        kinds += [HalfLinear, SmallHalfLinear]
+    running = [kind for kind in kinds if _runs(kind, model.dtype)]
     if not (quantized or running):
         return
     # In the last layer, queries are of fewer tokens than keys and values.
