@@ -466,10 +466,7 @@ def prepare(model: Qwen3Model, attend: Callable[..., tuple[Tensor, None]], *, qu
     """
     if model.device.type != "cpu":
         return
-    kinds: list[type[nn.Module]] = [PackedLinear]
-    if model.dtype == torch.float32:
-        kinds += [HalfLinear, SmallHalfLinear]
-    running = [kind for kind in kinds if _runs(kind, model.dtype)]
+    running = [kind for kind in (PackedLinear, HalfLinear, SmallHalfLinear) if _runs(kind, model.dtype)]
     if not (quantized or running):
         return
     # In the last layer, queries are of fewer tokens than keys and values.
