@@ -18,7 +18,7 @@ import numpy as np
 import typer
 
 from qwen3_embed_integrations.bench.chart import require_matplotlib
-from qwen3_embed_integrations.bench.engines import BenchEngine, SentenceTransformers, ThisPackage
+from qwen3_embed_integrations.bench.engines import PEER_DTYPES, BenchEngine, SentenceTransformers, ThisPackage
 from qwen3_embed_integrations.bench.measure import SENTENCE
 from qwen3_embed_integrations.bench.random_model import default_folder, make
 
@@ -28,10 +28,10 @@ FIRST_TOTAL = 250
 MEBI = 2**20
 
 
-def load(name: str, model: Path) -> BenchEngine:
-    """Load an engine by its name in `NAMES`."""
+def load(name: str, model: Path, peer_dtype: str) -> BenchEngine:
+    """Load an engine by its name in `NAMES`; the type is that of sentence-transformers' weights."""
     if name == "sentence-transformers":
-        return SentenceTransformers(model)
+        return SentenceTransformers(model, peer_dtype)
     return ThisPackage(model, "int8" if name.endswith("int8") else None)
 
 
@@ -52,7 +52,7 @@ def documents(total: int) -> list[str]:
     return texts
 
 
-def measure_times(model: Path, most: int, steps: int, rounds: int) -> dict[str, list[float]]:
+def measure_times(model: Path, most: int, steps: int, rounds: int, peer_dtype: str) -> dict[str, list[float]]:
     """Time every engine at every total, one after the other in each round.
 
     Args:
@@ -60,11 +60,12 @@ def measure_times(model: Path, most: int, steps: int, rounds: int) -> dict[str, 
         most: tokens of the last step.
         steps: how many totals there are.
         rounds: medians of how many.
+        peer_dtype: of sentence-transformers' weights.
 
     Returns:
         Seconds by engine, one a total.
     """
-    engines = {name: load(name, model) for name in NAMES}
+    engines = {name: load(name, model, peer_dtype) for name in NAMES}
     times: dict[str, list[list[float]]] = {name: [[] for _ in range(steps)] for name in NAMES}
     for engine in engines.values():
         engine.encode(documents(FIRST_TOTAL), "", BATCH_SIZE)
@@ -78,18 +79,19 @@ def measure_times(model: Path, most: int, steps: int, rounds: int) -> dict[str, 
     return {name: [statistics.median(found) for found in steps_of] for name, steps_of in times.items()}
 
 
-def peak_growth(name: str, model: Path, tokens: int) -> int:
+def peak_growth(name: str, model: Path, tokens: int, peer_dtype: str) -> int:
     """Embed one document and say by how many bytes the process grew beyond what it held with the model loaded.
 
     Args:
         name: one of `NAMES`.
         model: the model's folder.
         tokens: of the document.
+        peer_dtype: of sentence-transformers' weights.
 
     Returns:
         Bytes at the peak.
     """
-    engine = load(name, model)
+    engine = load(name, model, peer_dtype)
     engine.encode(documents(FIRST_TOTAL), "", BATCH_SIZE)
     text = " ".join(np.random.default_rng(1).choice(SENTENCE.split(), tokens - 1))
     Path("/proc/self/clear_refs").write_text("5")  # sets the peak to what is held now
@@ -111,18 +113,21 @@ def main(
     steps: Annotated[int, typer.Option(min=2, help="How many totals to measure.")] = 8,
     rounds: Annotated[int, typer.Option(min=1, help="Medians of how many.")] = 3,
     long_tokens: Annotated[int, typer.Option(min=2, help="Tokens of the document whose memory is measured.")] = 32_768,
+    peer_dtype: Annotated[str, typer.Option(help="Of sentence-transformers: bfloat16 or float32.")] = "bfloat16",
     png: Annotated[Path | None, typer.Option(help="Where to write the plot.")] = None,
 ) -> None:
-    """Print two tables in Markdown, and draw the first."""
+    """Print two tables in Markdown, and draw the second."""
+    if peer_dtype not in PEER_DTYPES:
+        raise typer.BadParameter(f"must be one of {', '.join(PEER_DTYPES)}", param_hint="--peer-dtype")
     if png is not None:
         require_matplotlib()
     model = make(default_folder(shape) if folder is None else folder, shape)
     print(f"| peak memory of one document of {long_tokens:,} tokens, beyond the loaded model | MiB |\n|---|---|")
     for name in NAMES:
         with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as fresh:
-            grown = fresh.submit(peak_growth, name, model, long_tokens).result()
+            grown = fresh.submit(peak_growth, name, model, long_tokens, peer_dtype).result()
         print(f"| {name} | {grown / MEBI:,.0f} |", flush=True)
-    times = measure_times(model, most, steps, rounds)
+    times = measure_times(model, most, steps, rounds, peer_dtype)
     print(f"\n| tokens in all, s | {' | '.join(NAMES)} |\n|---|{'---|' * len(NAMES)}")
     for step, total in enumerate(totals(most, steps)):
         print(f"| {total:,} | {' | '.join(f'{times[name][step]:.3f}' for name in NAMES)} |")

@@ -114,6 +114,9 @@ def bench(
     short_documents: Annotated[
         int | None, typer.Option(min=0, help="Short documents in a case of their own; 10,000 for tiny, else none.")
     ] = None,
+    peer_dtype: Annotated[
+        str, typer.Option(help="Type of the peers' weights: bfloat16, as transformers 5 loads them, or float32.")
+    ] = "bfloat16",
     json_file: Annotated[Path | None, typer.Option("--json", help="Where to write all that was measured.")] = None,
     png_file: Annotated[Path | None, typer.Option("--png", help="Where to write a bar chart.")] = None,
 ) -> None:
@@ -136,6 +139,7 @@ def bench(
                 peers=[peer.strip() for peer in peers.split(",") if peer.strip()],
                 rounds=rounds,
                 short_documents=short_documents,
+                peer_dtype=peer_dtype,
                 on_progress=status.update,
             )
         except ValueError as error:

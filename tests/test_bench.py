@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from qwen3_embed_integrations import MODELS
-from qwen3_embed_integrations.bench.engines import PEERS
+from qwen3_embed_integrations import MODELS, Qwen3Encoder
+from qwen3_embed_integrations.bench.engines import PEER_DTYPES, PEERS
 from qwen3_embed_integrations.bench.measure import Measurement, linear_weights, make_cases, run
 from qwen3_embed_integrations.bench.random_model import make
 from qwen3_embed_integrations.cli import app
+from qwen3_embed_integrations.models import TINY_FOLDER
 
 CASES = {
     "1 query": 1,
@@ -88,6 +89,17 @@ def test_table_and_chart(written):
     assert png.startswith(b"\x89PNG\r\n\x1a\n")
 
 
+def test_peers_compute_in_the_type_that_is_asked_for(tmp_path):
+    texts = make_cases(0)[2].texts
+    exact = Qwen3Encoder("tiny", dtype="float32").encode_documents(texts)
+    farthest = {}
+    for dtype in PEER_DTYPES:
+        engine = PEERS["sentence-transformers"].make(TINY_FOLDER, "", dtype, tmp_path)
+        assert engine.dtype == dtype
+        farthest[dtype] = (engine.encode(texts, "", 8) * exact).sum(axis=1).min()
+    assert farthest["bfloat16"] < 0.9999 < 0.999999 < farthest["float32"]
+
+
 def test_a_peer_that_is_not_installed_is_named_and_left_out(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     assert not PEERS["onnxruntime"].is_installed
@@ -109,6 +121,7 @@ def test_a_chart_without_matplotlib_names_the_pip_command(monkeypatch, tmp_path)
     [
         (["--shape", "7B"], "must be one of 0.6B, 4B, tiny"),
         (["--peers", "nobody"], "unknown peer 'nobody'"),
+        (["--peer-dtype", "int8"], "peer_dtype must be one of bfloat16, float32, got 'int8'"),
         (["--json", "/nowhere/bench.json"], "there is no folder /nowhere"),
     ],
 )

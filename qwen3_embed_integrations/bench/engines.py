@@ -26,6 +26,9 @@ BATCH_SIZES = (1, 8, 32)
 THREADS = 32
 """Callers at once."""
 
+PEER_DTYPES = ("bfloat16", "float32")
+"""Of the peers' weights: transformers 5 loads these checkpoints in bfloat16, transformers 4 in float32."""
+
 
 class BenchEngine(ABC):
     """One way to embed texts.
@@ -37,7 +40,7 @@ class BenchEngine(ABC):
     """
 
     name: str
-    dtype: str = "bfloat16"
+    dtype: str
     batch_sizes: Sequence[int | None] = (None,)
 
     @abstractmethod
@@ -110,16 +113,18 @@ class LangChain(BenchEngine):
     Args:
         model: the model's folder.
         prompt: of queries.
+        dtype: one of `PEER_DTYPES`.
     """
 
     name = "LangChain"
 
-    def __init__(self, model: Path, prompt: str) -> None:
+    def __init__(self, model: Path, prompt: str, dtype: str) -> None:
         from langchain_huggingface import HuggingFaceEmbeddings
 
+        self.dtype = dtype
         self._embeddings = HuggingFaceEmbeddings(
             model_name=str(model),
-            model_kwargs={"device": "cpu", "model_kwargs": _bfloat16()},
+            model_kwargs={"device": "cpu", "model_kwargs": _weights_in(dtype)},
             query_encode_kwargs={"prompt": prompt},
         )
 
@@ -138,15 +143,17 @@ class LlamaIndex(BenchEngine):
     Args:
         model: the model's folder.
         prompt: of queries.
+        dtype: one of `PEER_DTYPES`.
     """
 
     name = "LlamaIndex"
 
-    def __init__(self, model: Path, prompt: str) -> None:
+    def __init__(self, model: Path, prompt: str, dtype: str) -> None:
         from llama_index.embeddings.huggingface import HuggingFaceEmbedding
 
+        self.dtype = dtype
         self._embedding = HuggingFaceEmbedding(
-            model_name=str(model), device="cpu", query_instruction=prompt, model_kwargs=_bfloat16()
+            model_name=str(model), device="cpu", query_instruction=prompt, model_kwargs=_weights_in(dtype)
         )
 
     def encode(self, texts: list[str], prompt: str, batch_size: int | None) -> list[list[float]]:
@@ -163,11 +170,12 @@ class Haystack(BenchEngine):
     Args:
         model: the model's folder.
         prompt: of queries.
+        dtype: one of `PEER_DTYPES`.
     """
 
     name = "Haystack"
 
-    def __init__(self, model: Path, prompt: str) -> None:
+    def __init__(self, model: Path, prompt: str, dtype: str) -> None:
         from haystack import Document
         from haystack.utils import ComponentDevice
         from haystack_integrations.components.embedders.sentence_transformers import (
@@ -175,11 +183,12 @@ class Haystack(BenchEngine):
             SentenceTransformersTextEmbedder,
         )
 
+        self.dtype = dtype
         settings: dict[str, Any] = {
             "model": str(model),
             "device": ComponentDevice.from_str("cpu"),
             "progress_bar": False,
-            "model_kwargs": _bfloat16(),
+            "model_kwargs": _weights_in(dtype),
         }
         self._document = Document
         self._text_embedder = SentenceTransformersTextEmbedder(prefix=prompt, **settings)
@@ -200,15 +209,17 @@ class SentenceTransformers(BenchEngine):
 
     Args:
         model: the model's folder.
+        dtype: one of `PEER_DTYPES`.
     """
 
     name = "sentence-transformers"
     batch_sizes = BATCH_SIZES
 
-    def __init__(self, model: Path) -> None:
+    def __init__(self, model: Path, dtype: str) -> None:
         from sentence_transformers import SentenceTransformer
 
-        self._model = SentenceTransformer(str(model), device="cpu", model_kwargs=_bfloat16())
+        self.dtype = dtype
+        self._model = SentenceTransformer(str(model), device="cpu", model_kwargs=_weights_in(dtype))
 
     def encode(self, texts: list[str], prompt: str, batch_size: int | None) -> Any:
         """Embed texts in batches."""
@@ -259,11 +270,11 @@ class Peer:
 
     Attributes:
         modules: that have to be there beyond what this package needs itself.
-        make: loads it: the model's folder, the prompt of queries, and the folder of its exports.
+        make: loads it: the model's folder, the prompt of queries, the type of the weights, and the folder of exports.
     """
 
     modules: tuple[str, ...]
-    make: Callable[[Path, str, Path], BenchEngine]
+    make: Callable[[Path, str, str, Path], BenchEngine]
 
     @property
     def is_installed(self) -> bool:
@@ -277,17 +288,18 @@ class Peer:
 
 
 PEERS = {
-    "langchain": Peer(("langchain_huggingface",), lambda model, prompt, folder: LangChain(model, prompt)),
+    "langchain": Peer(("langchain_huggingface",), lambda model, prompt, dtype, folder: LangChain(model, prompt, dtype)),
     "llama-index": Peer(
-        ("llama_index.embeddings.huggingface",), lambda model, prompt, folder: LlamaIndex(model, prompt)
+        ("llama_index.embeddings.huggingface",),
+        lambda model, prompt, dtype, folder: LlamaIndex(model, prompt, dtype),
     ),
     "haystack": Peer(
         ("haystack_integrations.components.embedders.sentence_transformers",),
-        lambda model, prompt, folder: Haystack(model, prompt),
+        lambda model, prompt, dtype, folder: Haystack(model, prompt, dtype),
     ),
-    "sentence-transformers": Peer((), lambda model, prompt, folder: SentenceTransformers(model)),
+    "sentence-transformers": Peer((), lambda model, prompt, dtype, folder: SentenceTransformers(model, dtype)),
     "onnxruntime": Peer(
-        ("onnx", "onnxruntime", "onnxscript"), lambda model, prompt, folder: OnnxRuntime(model, folder)
+        ("onnx", "onnxruntime", "onnxscript"), lambda model, prompt, dtype, folder: OnnxRuntime(model, folder)
     ),
 }
 """By name on the command line."""
@@ -345,8 +357,7 @@ def _export_onnx(model: Path, scratch: Path) -> None:
     quantize_dynamic(exported, quantized / "model.onnx", weight_type=QuantType.QInt8, use_external_data_format=True)
 
 
-def _bfloat16() -> dict[str, Any]:
+def _weights_in(dtype: str) -> dict[str, Any]:
     import torch
 
-    # What transformers 5 loads these checkpoints in by itself; 4 would take float32.
-    return {"dtype": torch.bfloat16}
+    return {"dtype": getattr(torch, dtype)}

@@ -14,7 +14,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import qwen3_embed_integrations
-from qwen3_embed_integrations.bench.engines import PEERS, THREADS, BenchEngine, LangChain, ThisPackage
+from qwen3_embed_integrations.bench.engines import (
+    PEER_DTYPES,
+    PEERS,
+    THREADS,
+    BenchEngine,
+    LangChain,
+    ThisPackage,
+)
 from qwen3_embed_integrations.bench.random_model import default_folder, make
 from qwen3_embed_integrations.instructions import query_prompt
 from qwen3_embed_integrations.models import MODELS
@@ -201,6 +208,7 @@ def run(
     peers: Sequence[str] = tuple(PEERS),
     rounds: int = 5,
     short_documents: int = 0,
+    peer_dtype: str = "bfloat16",
     on_progress: Callable[[str], None] = lambda step: None,
 ) -> Report:
     """Measure this package and its peers on the CPU.
@@ -211,17 +219,20 @@ def run(
         peers: names in `PEERS`.
         rounds: how often every engine has its turn.
         short_documents: how many short documents there are in a case of their own; 0 for no such case.
+        peer_dtype: one of `PEER_DTYPES`, of the peers' weights; onnxruntime's are int8 always.
         on_progress: is told what runs now.
 
     Returns:
         What was measured.
 
     Raises:
-        ValueError: a peer is unknown, or the folder has a model of another shape.
+        ValueError: a peer or its type is unknown, or the folder has a model of another shape.
     """
     for peer in peers:
         if peer not in PEERS:
             raise ValueError(f"unknown peer {peer!r}: there are {', '.join(PEERS)}")
+    if peer_dtype not in PEER_DTYPES:
+        raise ValueError(f"peer_dtype must be one of {', '.join(PEER_DTYPES)}, got {peer_dtype!r}")
     import torch
 
     folder = default_folder(shape) if folder is None else folder.expanduser()
@@ -234,7 +245,7 @@ def run(
     for peer in peers:
         if peer not in missing:
             on_progress(f"loading {peer}")
-            engines.append(PEERS[peer].make(model, cases[0].prompt, folder))
+            engines.append(PEERS[peer].make(model, cases[0].prompt, peer_dtype, folder))
     turns = [
         (case, engine, batch_size)
         for case in cases

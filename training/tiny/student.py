@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import Qwen3Config, Qwen3Model
 
+from qwen3_embed_integrations.engine.engine import resolve_dtype
 from training.tiny.instructions import format_query
 from training.tiny.tokenizer import END
 
@@ -24,6 +25,8 @@ HEADS, KV_HEADS, HEAD_DIM = 8, 4, 64
 CONSTANT_DIM = HIDDEN - 1
 CONSTANT = 16.0
 TOKEN_RMS = 0.5
+# What teacher and student compute in: bf16 where the processor does, since elsewhere it takes ten times as long.
+DTYPE: torch.dtype = getattr(torch, resolve_dtype("auto", "cpu"))
 
 
 def config(vocabulary: int, layers: int, intermediate: int) -> Qwen3Config:
@@ -112,7 +115,7 @@ def turn(model: Qwen3Model, change: Tensor) -> None:
 def _rotary(length: int, theta: float) -> tuple[Tensor, Tensor]:
     frequencies = theta ** (-torch.arange(0, HEAD_DIM, 2) / HEAD_DIM)
     angles = torch.outer(torch.arange(length).float(), frequencies).repeat(1, 2)
-    return angles.cos().bfloat16(), angles.sin().bfloat16()
+    return angles.cos().to(DTYPE), angles.sin().to(DTYPE)
 
 
 def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -121,15 +124,15 @@ def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 def _norm(x: Tensor, module: nn.Module) -> Tensor:
-    return functional.rms_norm(x, x.shape[-1:], module.weight.bfloat16(), module.variance_epsilon)
+    return functional.rms_norm(x, x.shape[-1:], module.weight.to(DTYPE), module.variance_epsilon)
 
 
 def _linear(x: Tensor, module: nn.Linear) -> Tensor:
-    return functional.linear(x, module.weight.bfloat16())
+    return functional.linear(x, module.weight.to(DTYPE))
 
 
 def embed(model: Qwen3Model, ids: Tensor, ends: Tensor) -> Tensor:
-    """Run the model as in training: in bf16, padded on the right, and the last layer for the end tokens only.
+    """Run the model as in training: in `DTYPE`, padded on the right, and the last layer for the end tokens only.
 
     Args:
         model: the student, in float32.
@@ -139,7 +142,7 @@ def embed(model: Qwen3Model, ids: Tensor, ends: Tensor) -> Tensor:
     Returns:
         The end tokens' final states, not normalised, float32, shape (batch, hidden).
     """
-    x = model.embed_tokens(ids).bfloat16()
+    x = model.embed_tokens(ids).to(DTYPE)
     batch, length, _ = x.shape
     rows = torch.arange(batch)
     group = HEADS // KV_HEADS
@@ -157,7 +160,7 @@ def embed(model: Qwen3Model, ids: Tensor, ends: Tensor) -> Tensor:
             q = _rotate(q, cos[ends][:, None], sin[ends][:, None]).view(batch, KV_HEADS, group, HEAD_DIM)
             scores = (q @ k.transpose(-1, -2)).float() / math.sqrt(HEAD_DIM)
             padding = torch.arange(length)[None] > ends[:, None]
-            weights = scores.masked_fill(padding[:, None, None], -torch.inf).softmax(-1).bfloat16()
+            weights = scores.masked_fill(padding[:, None, None], -torch.inf).softmax(-1).to(DTYPE)
             mixed = (weights @ v).reshape(batch, HEADS * HEAD_DIM)
         else:
             q = _linear(h, attention.q_proj).view(batch, length, HEADS, HEAD_DIM)

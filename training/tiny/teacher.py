@@ -12,6 +12,8 @@ import torch
 from tokenizers import Tokenizer
 from transformers import AutoModel
 
+from training.tiny.student import DTYPE
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
@@ -28,7 +30,7 @@ SAMPLE = 120_000
 
 
 class Teacher:
-    """all-MiniLM-L6-v2 in bf16, with mean pooling.
+    """all-MiniLM-L6-v2 in `DTYPE`, with mean pooling.
 
     Args:
         folder: the unpacked model.
@@ -36,7 +38,7 @@ class Teacher:
     """
 
     def __init__(self, folder: Path, threads: int = 2) -> None:
-        self._model = AutoModel.from_pretrained(folder, dtype=torch.bfloat16, attn_implementation="sdpa").eval()
+        self._model = AutoModel.from_pretrained(folder, dtype=DTYPE, attn_implementation="sdpa").eval()
         self.tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
         self.tokenizer.no_padding()
         self.tokenizer.enable_truncation(MAX_TOKENS)
