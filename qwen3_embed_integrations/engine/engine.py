@@ -10,7 +10,7 @@ from collections import Counter, deque
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -23,6 +23,7 @@ from qwen3_embed_integrations.engine.scheduler import Item, Job, Scheduler
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from pathlib import Path
 
     from numpy.typing import NDArray
     from sentence_transformers import SentenceTransformer
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
     from qwen3_embed_integrations.engine.source import ModelSource
 
 logger = logging.getLogger(__name__)
+
+Result = TypeVar("Result")
 
 # Matrix products are large enough at these sizes; more only takes memory.
 _BATCH_TOKENS_CPU = 2048
@@ -85,6 +88,9 @@ class Engine:
         self._model: PackedModel | PaddedModel | None = None
         self._process: int | None = None
         self._scheduler = Scheduler()
+        # OpenMP gives each thread that computes threads of its own, and once there are more of them than cores, none
+        # waits actively any more: after callers on 32 threads, a query took 1.7 times as long.
+        self._thread = ThreadPoolExecutor(1) if torch.device(settings.device).type == "cpu" else None
 
     @property
     def is_loaded(self) -> bool:
@@ -113,14 +119,9 @@ class Engine:
             )
         with self._lock:
             if self._model is None:
-                loaded = _load(self.settings)
-                quantized = self.settings.quantization is not None
-                if PackedModel.fits(loaded):
-                    self._model = PackedModel(loaded, quantized=quantized)
-                elif quantized:
-                    raise ValueError(f"quantization needs a Qwen3 model, which {self.settings.source.location} is not")
-                else:
-                    self._model = PaddedModel(loaded)
+                # On the caller's thread, where a download can be interrupted.
+                folder = self.settings.source.model_folder()
+                self._model = self._on_thread(lambda: _load(self.settings, folder))
                 self._process = os.getpid()
             return self._model
 
@@ -188,6 +189,29 @@ class Engine:
         return self._scheduler.run(Job(items, deque(batches), budget, report), self._compute)
 
     def _compute(self, items: Sequence[Item]) -> NDArray[np.float32]:
+        return self._on_thread(lambda: self._embed(items))
+
+    def _on_thread(self, work: Callable[[], Result]) -> Result:
+        """Do something on the engine's own thread, if that is of use."""
+        threads = torch.get_num_threads()
+        if self._thread is None or threads == 1:
+            return work()
+
+        def with_threads() -> Result:
+            # What the caller set holds for its own thread and for those that have not computed yet.
+            if torch.get_num_threads() != threads:
+                torch.set_num_threads(threads)
+            return work()
+
+        future = self._thread.submit(with_threads)
+        try:
+            return future.result()
+        finally:
+            if not future.done() and isinstance(self._model, PackedModel):
+                self._model.stop()
+            del future  # holds the error, which holds this frame
+
+    def _embed(self, items: Sequence[Item]) -> NDArray[np.float32]:
         """Compute items together, or in halves where they do not fit into memory together."""
         try:
             return self.load().embed(items)
@@ -200,7 +224,7 @@ class Engine:
                 ) from error
         # Outside the except block, whose traceback still holds what did not fit.
         half = len(items) // 2
-        return np.concatenate([self._compute(items[:half]), self._compute(items[half:])])
+        return np.concatenate([self._embed(items[:half]), self._embed(items[half:])])
 
 
 class Replicas(Engine):
@@ -292,12 +316,22 @@ def _is_out_of_memory(error: RuntimeError) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator: can't allocate memory" in str(error)
 
 
-def _load(settings: EngineSettings) -> SentenceTransformer:
+def _load(settings: EngineSettings, folder: Path) -> PackedModel | PaddedModel:
+    """Load a model and choose what runs it."""
+    model = _load_modules(settings, folder)
+    quantized = settings.quantization is not None
+    if PackedModel.fits(model):
+        return PackedModel(model, quantized=quantized)
+    if quantized:
+        raise ValueError(f"quantization needs a Qwen3 model, which {settings.source.location} is not")
+    return PaddedModel(model)
+
+
+def _load_modules(settings: EngineSettings, folder: Path) -> SentenceTransformer:
     """Load a model's weights and modules from its files, safetensors only and without code of its own."""
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
 
-    folder = settings.source.model_folder()
     model_kwargs: dict[str, Any] = {"dtype": getattr(torch, settings.dtype), "use_safetensors": True}
     device: str | None = settings.device
     if (places := settings.device_map) is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from concurrent.futures import CancelledError
 from dataclasses import dataclass, field
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, cast
@@ -113,6 +114,7 @@ class PackedModel:
         if not self._split:
             prepare(self._model, packed_attention, quantized=quantized)
         self._prefixes: OrderedDict[bytes, KeysAndValues] = OrderedDict()
+        self._stopped = False
 
     @staticmethod
     def fits(model: SentenceTransformer) -> bool:
@@ -138,6 +140,7 @@ class PackedModel:
         Returns:
             float32 array, shape (n, hidden size), in the order of the items.
         """
+        self._stopped = False
         prefixes = {item.prompt.tobytes(): self._prefix(item.prompt) for item in items}
         keys = [
             (item.prompt.tobytes(), shared := shared_prefix(item.prompt, item.ids), len(item.ids) - shared)
@@ -155,6 +158,10 @@ class PackedModel:
         result = np.empty(hidden.shape, dtype=np.float32)
         result[order] = hidden.float().cpu().numpy()
         return result
+
+    def stop(self) -> None:
+        """Make what another thread computes end after its layer: nobody waits for it any more."""
+        self._stopped = True
 
     def _prefix(self, prompt_ids: NDArray[np.int64]) -> KeysAndValues:
         if not len(prompt_ids):
@@ -184,6 +191,8 @@ class PackedModel:
                 hidden = hidden[:, packing.last(hidden.device)]
             else:
                 for layer in model.layers[:-1]:
+                    if self._stopped:
+                        raise CancelledError
                     hidden = _layer(layer, hidden, rotary, packing)
                 hidden = _last_layer(model.layers[-1], hidden, rotary, packing)
             last: Tensor = model.norm(hidden)

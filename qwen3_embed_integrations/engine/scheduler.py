@@ -61,10 +61,10 @@ class Job:
 
 
 class Scheduler:
-    """Runs the callers' groups one after the other on the callers' own threads.
+    """Runs the callers' groups one after the other.
 
     One caller computes at a time, its own groups or others': small groups that wait go together up to the budget. There
-    is no thread of its own and no delay, so that a single caller pays nothing for it.
+    is no delay, so that a single caller pays nothing for it.
     """
 
     def __init__(self) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -180,3 +182,76 @@ def test_what_does_not_fit_together_runs_in_halves(encoder, expected, monkeypatc
     monkeypatch.setattr(model, "embed", none)
     with pytest.raises(MemoryError, match=r"a text of \d+ tokens does not fit into the memory of cpu"):
         encoder.encode_queries(TEXTS[:2])
+
+
+@pytest.fixture
+def two_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+def threads_of_this_process():
+    return len(list(Path("/proc/self/task").iterdir()))
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="counts the threads as Linux lists them")
+def test_callers_on_many_threads_do_not_make_each_a_pool_of_torch(encoder, expected, two_threads):
+    encoder.encode_queries(TEXTS[:1])
+    before, all_there = threads_of_this_process(), threading.Barrier(len(TEXTS))
+
+    def ask(text):
+        all_there.wait(60)
+        vector = encoder.encode_queries([text])[0]
+        all_there.wait(60)
+        return vector, threads_of_this_process()
+
+    with ThreadPoolExecutor(len(TEXTS)) as pool:
+        found = list(pool.map(ask, TEXTS))
+    for text, (vector, running) in zip(TEXTS, found, strict=True):
+        np.testing.assert_allclose(vector, expected[text], atol=1e-5)
+        assert running <= before + len(TEXTS)
+
+
+def test_the_number_of_torch_threads_can_change_after_the_first_use(encoder, monkeypatch, two_threads):
+    model = encoder._engine().load()
+    embed, seen = model.embed, []
+
+    def watched(items):
+        seen.append((torch.get_num_threads(), threading.get_ident() == threading.main_thread().ident))
+        return embed(items)
+
+    monkeypatch.setattr(model, "embed", watched)
+    for threads in (2, 1, 3):
+        torch.set_num_threads(threads)
+        encoder.encode_queries(TEXTS[:1])
+    assert seen == [(2, False), (1, True), (3, False)]
+
+
+@pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="sends a signal to a thread")
+def test_an_interrupt_does_not_wait_for_the_layers_to_come(monkeypatch, two_threads):
+    encoder = Qwen3Encoder("tiny", dtype="float32", device="cpu")
+    expected = encoder.encode_queries(TEXTS)
+    model = encoder._engine().load()
+    first, second = (layer.self_attn for layer in model._model.layers[:2])
+    stopped, entered, stop = threading.Event(), [], model.stop
+
+    def interrupt(*_):
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+        assert stopped.wait(60)
+
+    def note():
+        stop()
+        stopped.set()
+
+    monkeypatch.setattr(model, "stop", note)
+    hook = first.register_forward_pre_hook(interrupt)
+    second.register_forward_pre_hook(lambda *_: entered.append(len(entered)))
+    with pytest.raises(KeyboardInterrupt):
+        encoder.encode_queries(TEXTS)
+    hook.remove()
+    # The thread takes this once it is done with what was stopped.
+    np.testing.assert_allclose(encoder.encode_queries(TEXTS), expected, atol=1e-5)
+    assert len(entered) == 1
+    encoder.close()
