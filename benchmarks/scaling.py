@@ -10,6 +10,8 @@ import re
 import statistics
 import time
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Annotated
@@ -19,7 +21,7 @@ import typer
 
 from qwen3_embed_integrations.bench.chart import require_matplotlib
 from qwen3_embed_integrations.bench.engines import PEER_DTYPES, BenchEngine, SentenceTransformers, ThisPackage
-from qwen3_embed_integrations.bench.measure import SENTENCE
+from qwen3_embed_integrations.bench.measure import SENTENCE, Isolated
 from qwen3_embed_integrations.bench.random_model import default_folder, make
 
 NAMES = ("this package", "this package, int8", "sentence-transformers")
@@ -65,18 +67,23 @@ def measure_times(model: Path, most: int, steps: int, rounds: int, peer_dtype: s
     Returns:
         Seconds by engine, one a total.
     """
-    engines = {name: load(name, model, peer_dtype) for name in NAMES}
     times: dict[str, list[list[float]]] = {name: [[] for _ in range(steps)] for name in NAMES}
-    for engine in engines.values():
-        engine.encode(documents(FIRST_TOTAL), "", BATCH_SIZE)
-    for _ in range(rounds):
-        for step, total in enumerate(totals(most, steps)):
-            texts = documents(total)
-            for name, engine in engines.items():
-                start = time.perf_counter()
-                engine.encode(texts, "", BATCH_SIZE)
-                times[name][step].append(time.perf_counter() - start)
+    with ExitStack() as stack:
+        engines = {name: stack.enter_context(Isolated(partial(load, name, model, peer_dtype))) for name in NAMES}
+        for engine in engines.values():
+            engine.call(seconds, documents(FIRST_TOTAL))
+        for _ in range(rounds):
+            for step, total in enumerate(totals(most, steps)):
+                for name, engine in engines.items():
+                    times[name][step].append(engine.call(seconds, documents(total)))
     return {name: [statistics.median(found) for found in steps_of] for name, steps_of in times.items()}
+
+
+def seconds(engine: BenchEngine, texts: list[str]) -> float:
+    """Embed texts once."""
+    start = time.perf_counter()
+    engine.encode(texts, "", BATCH_SIZE)
+    return time.perf_counter() - start
 
 
 def peak_growth(name: str, model: Path, tokens: int, peer_dtype: str) -> int:
@@ -148,8 +155,8 @@ def draw(times: dict[str, list[float]], tokens: list[int], shape: str, path: Pat
 
     figure = Figure(figsize=(8, 5), dpi=120, layout="constrained")
     axes = figure.subplots()
-    for name, seconds in times.items():
-        axes.plot(tokens, seconds, marker="o", label=name)
+    for name, found in times.items():
+        axes.plot(tokens, found, marker="o", label=name)
     axes.set(xlabel="tokens of all documents", ylabel="seconds", title=f"Qwen3-Embedding {shape}, mixed documents")
     axes.set_xlim(left=0)
     axes.set_ylim(bottom=0)

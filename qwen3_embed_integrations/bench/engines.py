@@ -85,17 +85,6 @@ class ThisPackage(BenchEngine):
         self.dtype = quantization or self._encoder.dtype
         self.name = f"this package, {self.dtype}"
 
-    def count_tokens(self, texts: list[str]) -> list[int]:
-        """Count each text's tokens, the end token included.
-
-        Args:
-            texts: the texts, with their prompt if they have one.
-
-        Returns:
-            One number a text.
-        """
-        return self._encoder.count_tokens(texts)
-
     def encode(self, texts: list[str], prompt: str, batch_size: int | None) -> NDArray[np.float32]:
         """Embed texts; the encoder's own query prompt is the one that the peers are given."""
         return self._encoder.encode_queries(texts) if prompt else self._encoder.encode_documents(texts)
@@ -303,6 +292,22 @@ PEERS = {
     ),
 }
 """By name on the command line."""
+
+
+def make_peer(name: str, model: Path, prompt: str, dtype: str, folder: Path) -> BenchEngine:
+    """Load a peer, in whatever process this runs.
+
+    Args:
+        name: in `PEERS`.
+        model: the model's folder.
+        prompt: of queries.
+        dtype: one of `PEER_DTYPES`.
+        folder: of its exports.
+
+    Returns:
+        The engine.
+    """
+    return PEERS[name].make(model, prompt, dtype, folder)
 
 
 def export_onnx(model: Path, folder: Path) -> Path:

@@ -1,4 +1,4 @@
-"""The rounds: every engine one after the other in one process, so that what else the machine does hits all alike."""
+"""The rounds: every engine in turn, so that what else the machine does hits all alike, each in its own process."""
 
 from __future__ import annotations
 
@@ -7,9 +7,13 @@ import os
 import platform
 import statistics
 import time
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -21,8 +25,10 @@ from qwen3_embed_integrations.bench.engines import (
     BenchEngine,
     LangChain,
     ThisPackage,
+    make_peer,
 )
 from qwen3_embed_integrations.bench.random_model import default_folder, make
+from qwen3_embed_integrations.encoder import Qwen3Encoder
 from qwen3_embed_integrations.instructions import query_prompt
 from qwen3_embed_integrations.models import MODELS
 
@@ -30,6 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
+    from typing_extensions import Self
 
     from qwen3_embed_integrations.models import ModelSpec
 
@@ -39,6 +46,12 @@ INSTALL = "pip install 'qwen3-embed-integrations[bench]'"
 # Short calls are repeated for this long: the first ones pay for what the engine before left in the caches.
 _TURN_SECONDS = 1.0
 _LIMIT_ROWS = 1024
+
+# In an engine's process, that engine.
+_loaded: list[BenchEngine] = []
+
+Result = TypeVar("Result")
+
 _PACKAGES = (
     "torch",
     "transformers",
@@ -240,41 +253,48 @@ def run(
     model = make(folder, shape)
     missing = {peer: INSTALL for peer in peers if not PEERS[peer].is_installed}
     cases = make_cases(short_documents)
-    first = ThisPackage(model, None)
-    engines: list[BenchEngine] = [first, ThisPackage(model, "int8")]
+    making: dict[str, Callable[[], BenchEngine]] = {
+        "this package": partial(ThisPackage, model, None),
+        "this package, int8": partial(ThisPackage, model, "int8"),
+    }
     for peer in peers:
         if peer not in missing:
-            on_progress(f"loading {peer}")
-            engines.append(PEERS[peer].make(model, cases[0].prompt, peer_dtype, folder))
-    turns = [
-        (case, engine, batch_size)
-        for case in cases
-        for engine in engines
-        # Only LangChain's wrapper stands for those that have nothing to gain from callers at once.
-        if not case.at_once or isinstance(engine, (ThisPackage, LangChain))
-        for batch_size in _batch_sizes(engine, case)
-    ]
-    dtypes = list(dict.fromkeys(["float32", "bfloat16", "int8", first.dtype]))
-    limits: dict[str, list[float]] = {dtype: [] for dtype in dtypes}
-    times: list[list[float]] = [[] for _ in turns]
-    vectors: list[NDArray[np.float32]] = []
-    for case, engine, batch_size in turns:
-        on_progress(f"warm-up: {case.name}, {engine.name}")
-        _embed(engine, case, case.texts[:THREADS], batch_size)
-    for number in range(1, rounds + 1):
-        for dtype in dtypes:
-            limits[dtype].append(_matrix_limit(MODELS[shape], dtype))
-        for index, (case, engine, batch_size) in enumerate(turns):
-            on_progress(f"round {number} of {rounds}: {case.name}, {engine.name}")
-            seconds, result = _turn(engine, case, batch_size)
-            times[index].append(seconds)
-            if number == 1:
-                vectors.append(np.asarray(result, dtype=np.float32))
-    tokens = {case.name: sum(first.count_tokens([case.prompt + text for text in case.texts])) for case in cases}
+            making[peer] = partial(make_peer, peer, model, cases[0].prompt, peer_dtype, folder)
+    with ExitStack() as stack:
+        engines = []
+        for name, make_engine in making.items():
+            on_progress(f"loading {name}")
+            engines.append(stack.enter_context(Isolated(make_engine)))
+        turns = [
+            (case, engine, batch_size)
+            for case in cases
+            for engine in engines
+            # Only LangChain's wrapper stands for those that have nothing to gain from callers at once.
+            if not case.at_once or is_ours(engine.name) or engine.name == LangChain.name
+            for batch_size in _batch_sizes(engine, case)
+        ]
+        dtypes = list(dict.fromkeys(["float32", "bfloat16", "int8", engines[0].dtype]))
+        limits: dict[str, list[float]] = {dtype: [] for dtype in dtypes}
+        times: list[list[float]] = [[] for _ in turns]
+        vectors: list[NDArray[np.float32]] = []
+        for case, engine, batch_size in turns:
+            on_progress(f"warm-up: {case.name}, {engine.name}")
+            engine.call(_embed, case, case.texts[:THREADS], batch_size)
+        for number in range(1, rounds + 1):
+            for dtype in dtypes:
+                limits[dtype].append(_matrix_limit(MODELS[shape], dtype))
+            for index, (case, engine, batch_size) in enumerate(turns):
+                on_progress(f"round {number} of {rounds}: {case.name}, {engine.name}")
+                seconds, result = engine.call(_turn, case, batch_size)
+                times[index].append(seconds)
+                if number == 1:
+                    vectors.append(result)
+    count = Qwen3Encoder(model).count_tokens
+    tokens = {case.name: sum(count([case.prompt + text for text in case.texts])) for case in cases}
     # The best round, since what else the machine does can only lower it.
     limit = {dtype: max(found) for dtype, found in limits.items()}
     operations = 2 * linear_weights(MODELS[shape])
-    of_first = {turn[0].name: found for turn, found in zip(turns, vectors, strict=True) if turn[1] is first}
+    of_first = {turn[0].name: found for turn, found in zip(turns, vectors, strict=True) if turn[1] is engines[0]}
     measurements = []
     for (case, engine, batch_size), found, result in zip(turns, times, vectors, strict=True):
         median = statistics.median(found)
@@ -307,23 +327,62 @@ def run(
     )
 
 
-def _batch_sizes(engine: BenchEngine, case: Case) -> list[int | None]:
+class Isolated:
+    """An engine in a process of its own.
+
+    In one process, OpenMP would no longer wait actively once the engines together have more threads than there are cores.
+
+    Args:
+        make: loads the engine there.
+    """
+
+    def __init__(self, make: Callable[[], BenchEngine]) -> None:
+        self._process = ProcessPoolExecutor(1, mp_context=get_context("spawn"))
+        loaded = self._process.submit(_load, make).result()
+        self.name, self.dtype, self.batch_sizes = loaded
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.shutdown()
+
+    def call(self, function: Callable[..., Result], *arguments: object) -> Result:
+        """Call a function of this module there, with the engine as its first argument."""
+        return self._process.submit(_call, function, *arguments).result()
+
+
+def _load(make: Callable[[], BenchEngine]) -> tuple[str, str, Sequence[int | None]]:
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()  # type: ignore[no-untyped-call]  # transformers leaves it untyped
+    engine = make()
+    _loaded.append(engine)
+    return engine.name, engine.dtype, engine.batch_sizes
+
+
+def _call(function: Callable[..., Result], *arguments: object) -> Result:
+    return function(_loaded[0], *arguments)
+
+
+def _batch_sizes(engine: Isolated, case: Case) -> list[int | None]:
     # A batch that a smaller one holds already is the same work again.
     sizes = list(engine.batch_sizes)
     return sizes[: 1 + sum(size is not None and size < len(case.texts) for size in sizes)]
 
 
-def _embed(engine: BenchEngine, case: Case, texts: list[str], batch_size: int | None) -> Any:
-    return engine.serve(texts, case.prompt) if case.at_once else engine.encode(texts, case.prompt, batch_size)
+def _embed(engine: BenchEngine, case: Case, texts: list[str], batch_size: int | None) -> NDArray[np.float32]:
+    found = engine.serve(texts, case.prompt) if case.at_once else engine.encode(texts, case.prompt, batch_size)
+    return np.asarray(found, dtype=np.float32)
 
 
-def _turn(engine: BenchEngine, case: Case, batch_size: int | None) -> tuple[float, Any]:
+def _turn(engine: BenchEngine, case: Case, batch_size: int | None) -> tuple[float, NDArray[np.float32]]:
     # One text first: it brings back the weights that the engine before had driven out of the caches.
     _embed(engine, case, case.texts[:1], batch_size)
     return _median_seconds(lambda: _embed(engine, case, case.texts, batch_size))
 
 
-def _median_seconds(call: Callable[[], Any]) -> tuple[float, Any]:
+def _median_seconds(call: Callable[[], Result]) -> tuple[float, Result]:
     times: list[float] = []
     while sum(times) < _TURN_SECONDS:
         start = time.perf_counter()
