@@ -330,7 +330,7 @@ def run(
 class Isolated:
     """An engine in a process of its own.
 
-    In one process, OpenMP would no longer wait actively once the engines together have more threads than there are cores.
+    In one process, OpenMP's threads would no longer wait actively once there are more of them than cores.
 
     Args:
         make: loads the engine there.
