@@ -467,6 +467,26 @@ def test_a_forked_process_works_or_says_why_not(model_folder, threads, when, pri
     assert printed in done.stdout
 
 
+AT_EXIT = """
+import concurrent.futures.thread as pool, sys, threading, time, torch
+from qwen3_embed_integrations import Qwen3Encoder
+torch.set_num_threads(2)
+encoder = Qwen3Encoder(sys.argv[1], device="cpu")
+encoder.encode_documents(["before"])
+def work():
+    while not pool._shutdown:
+        time.sleep(0)
+    print(encoder.encode_documents(["after"]).shape, flush=True)
+threading.Thread(target=work).start()
+"""
+
+
+def test_a_thread_that_outlives_the_main_one_still_embeds(model_folder):
+    command = [sys.executable, "-c", AT_EXIT, str(model_folder)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    assert "(1, 64)" in done.stdout, done.stderr
+
+
 def test_a_relative_folder_stays_the_same_in_another_process(model_folder, monkeypatch, tmp_path):
     monkeypatch.chdir(model_folder.parent)
     relative = Qwen3Encoder(model_folder.name)

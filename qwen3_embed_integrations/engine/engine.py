@@ -203,7 +203,10 @@ class Engine:
                 torch.set_num_threads(threads)
             return work()
 
-        future = self._thread.submit(with_threads)
+        try:
+            future = self._thread.submit(with_threads)
+        except RuntimeError:
+            return work()  # the program's main thread has ended, and only this one is still at work
         try:
             return future.result()
         finally:
