@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from qwen3_embed_integrations import MODELS, Qwen3Encoder
-from qwen3_embed_integrations.bench.engines import PEER_DTYPES, PEERS
+from qwen3_embed_integrations.bench.engines import PEER_DTYPES, PEERS, make_peer
 from qwen3_embed_integrations.bench.measure import Measurement, linear_weights, make_cases, run
 from qwen3_embed_integrations.bench.random_model import make
 from qwen3_embed_integrations.cli import app
@@ -94,7 +94,7 @@ def test_peers_compute_in_the_type_that_is_asked_for(tmp_path):
     exact = Qwen3Encoder("tiny", dtype="float32").encode_documents(texts)
     farthest = {}
     for dtype in PEER_DTYPES:
-        engine = PEERS["sentence-transformers"].make(TINY_FOLDER, "", dtype, tmp_path)
+        engine = make_peer("sentence-transformers", TINY_FOLDER, "", dtype, tmp_path)
         assert engine.dtype == dtype
         farthest[dtype] = (engine.encode(texts, "", 8) * exact).sum(axis=1).min()
     assert farthest["bfloat16"] < 0.9999 < 0.999999 < farthest["float32"]
@@ -170,8 +170,8 @@ def test_onnxruntime_computes_the_same_vectors(tmp_path):
     for module in PEERS["onnxruntime"].modules:
         pytest.importorskip(module)
     model = make(tmp_path, "tiny")
-    peer = PEERS["onnxruntime"].make(model, "", tmp_path)
-    reference = PEERS["sentence-transformers"].make(model, "", tmp_path)
+    peer = make_peer("onnxruntime", model, "", "float32", tmp_path)
+    reference = make_peer("sentence-transformers", model, "", "float32", tmp_path)
     texts = make_cases(0)[2].texts[:5]
     for size in (1, 2, 32):
         found, expected = (np.asarray(engine.encode(texts, "", size), dtype=np.float64) for engine in (peer, reference))

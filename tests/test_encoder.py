@@ -307,7 +307,9 @@ async def test_async_methods_leave_the_event_loop_free(encoder):
 def test_many_threads_get_the_same_vectors_from_one_load(model_folder, tmp_path, monkeypatch):
     loads = []
     load = engine_module._load
-    monkeypatch.setattr(engine_module, "_load", lambda settings: loads.append(settings) or load(settings))
+    monkeypatch.setattr(
+        engine_module, "_load", lambda settings, folder: loads.append(settings) or load(settings, folder)
+    )
     folder = shutil.copytree(model_folder, tmp_path / "own")
     fresh, expected = (Qwen3Encoder(folder, dtype="float32", device="cpu") for _ in range(2))
     texts = [[text] for text in TEXTS] * 4

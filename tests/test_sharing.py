@@ -16,7 +16,9 @@ from qwen3_embed_integrations.llama_index import Qwen3Embedding
 def test_adapters_with_three_dimensions_hold_one_set_of_weights(model_folder, tmp_path, monkeypatch):
     loads = []
     load = engine_module._load
-    monkeypatch.setattr(engine_module, "_load", lambda settings: loads.append(settings) or load(settings))
+    monkeypatch.setattr(
+        engine_module, "_load", lambda settings, folder: loads.append(settings) or load(settings, folder)
+    )
     folder = str(shutil.copytree(model_folder, tmp_path / "own"))
     langchain = Qwen3Embeddings(model=folder, dimensions=32)
     llama_index = Qwen3Embedding(model=folder, dimensions=48)

@@ -338,8 +338,7 @@ class Isolated:
 
     def __init__(self, make: Callable[[], BenchEngine]) -> None:
         self._process = ProcessPoolExecutor(1, mp_context=get_context("spawn"))
-        loaded = self._process.submit(_load, make).result()
-        self.name, self.dtype, self.batch_sizes = loaded
+        self.name, self.dtype, self.batch_sizes = self._process.submit(_load, make).result()
 
     def __enter__(self) -> Self:
         return self

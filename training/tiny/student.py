@@ -25,7 +25,7 @@ HEADS, KV_HEADS, HEAD_DIM = 8, 4, 64
 CONSTANT_DIM = HIDDEN - 1
 CONSTANT = 16.0
 TOKEN_RMS = 0.5
-# What teacher and student compute in: bf16 where the processor does, since elsewhere it takes ten times as long.
+# Of teacher and student: bf16 where the processor computes with it, since elsewhere float32 is faster.
 DTYPE: torch.dtype = getattr(torch, resolve_dtype("auto", "cpu"))
 
 
