@@ -9,10 +9,8 @@ from __future__ import annotations
 import re
 import statistics
 import time
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Annotated
 
@@ -86,19 +84,16 @@ def seconds(engine: BenchEngine, texts: list[str]) -> float:
     return time.perf_counter() - start
 
 
-def peak_growth(name: str, model: Path, tokens: int, peer_dtype: str) -> int:
+def peak_growth(engine: BenchEngine, tokens: int) -> int:
     """Embed one document and say by how many bytes the process grew beyond what it held with the model loaded.
 
     Args:
-        name: one of `NAMES`.
-        model: the model's folder.
+        engine: with a process of its own.
         tokens: of the document.
-        peer_dtype: of sentence-transformers' weights.
 
     Returns:
         Bytes at the peak.
     """
-    engine = load(name, model, peer_dtype)
     engine.encode(documents(FIRST_TOTAL), "", BATCH_SIZE)
     text = " ".join(np.random.default_rng(1).choice(SENTENCE.split(), tokens - 1))
     Path("/proc/self/clear_refs").write_text("5")  # sets the peak to what is held now
@@ -125,14 +120,16 @@ def main(
 ) -> None:
     """Print two tables in Markdown, and draw the second."""
     if peer_dtype not in PEER_DTYPES:
-        raise typer.BadParameter(f"must be one of {', '.join(PEER_DTYPES)}", param_hint="--peer-dtype")
+        raise typer.BadParameter(
+            f"must be one of {', '.join(PEER_DTYPES)}, got {peer_dtype!r}", param_hint="--peer-dtype"
+        )
     if png is not None:
         require_matplotlib()
     model = make(default_folder(shape) if folder is None else folder, shape)
     print(f"| peak memory of one document of {long_tokens:,} tokens, beyond the loaded model | MiB |\n|---|---|")
     for name in NAMES:
-        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as fresh:
-            grown = fresh.submit(peak_growth, name, model, long_tokens, peer_dtype).result()
+        with Isolated(partial(load, name, model, peer_dtype)) as engine:
+            grown = engine.call(peak_growth, long_tokens)
         print(f"| {name} | {grown / MEBI:,.0f} |", flush=True)
     times = measure_times(model, most, steps, rounds, peer_dtype)
     print(f"\n| tokens in all, s | {' | '.join(NAMES)} |\n|---|{'---|' * len(NAMES)}")

@@ -40,17 +40,14 @@ if TYPE_CHECKING:
 
     from qwen3_embed_integrations.models import ModelSpec
 
+Result = TypeVar("Result")
+
 SENTENCE = "retrieval of passages with embeddings from a large language model running on small machines in production"
 INSTALL = "pip install 'qwen3-embed-integrations[bench]'"
 
 # Short calls are repeated for this long: the first ones pay for what the engine before left in the caches.
 _TURN_SECONDS = 1.0
 _LIMIT_ROWS = 1024
-
-# In an engine's process, that engine.
-_loaded: list[BenchEngine] = []
-
-Result = TypeVar("Result")
 
 _PACKAGES = (
     "torch",
@@ -337,7 +334,9 @@ class Isolated:
     """
 
     def __init__(self, make: Callable[[], BenchEngine]) -> None:
-        self._process = ProcessPoolExecutor(1, mp_context=get_context("spawn"))
+        from transformers.utils.logging import disable_progress_bar
+
+        self._process = ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=disable_progress_bar)
         self.name, self.dtype, self.batch_sizes = self._process.submit(_load, make).result()
 
     def __enter__(self) -> Self:
@@ -347,14 +346,15 @@ class Isolated:
         self._process.shutdown()
 
     def call(self, function: Callable[..., Result], *arguments: object) -> Result:
-        """Call a function of this module there, with the engine as its first argument."""
+        """Call a module's function there, with the engine as its first argument."""
         return self._process.submit(_call, function, *arguments).result()
 
 
-def _load(make: Callable[[], BenchEngine]) -> tuple[str, str, Sequence[int | None]]:
-    from transformers.utils.logging import disable_progress_bar
+# In an engine's process, that engine.
+_loaded: list[BenchEngine] = []
 
-    disable_progress_bar()  # type: ignore[no-untyped-call]  # transformers leaves it untyped
+
+def _load(make: Callable[[], BenchEngine]) -> tuple[str, str, Sequence[int | None]]:
     engine = make()
     _loaded.append(engine)
     return engine.name, engine.dtype, engine.batch_sizes

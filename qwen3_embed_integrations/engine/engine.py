@@ -192,7 +192,7 @@ class Engine:
         return self._on_thread(lambda: self._embed(items))
 
     def _on_thread(self, work: Callable[[], Result]) -> Result:
-        """Do something on the engine's own thread, if that is of use."""
+        """Do something on the engine's own thread; on the caller's where there is none, or torch has one thread."""
         threads = torch.get_num_threads()
         if self._thread is None or threads == 1:
             return work()

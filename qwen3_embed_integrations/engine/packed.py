@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 from transformers import AttentionInterface, Qwen3Model
 from transformers.models.qwen3.modeling_qwen3 import rotate_half
@@ -19,7 +19,7 @@ from qwen3_embed_integrations.engine import varlen
 from qwen3_embed_integrations.engine.cpu import prepare, row_slices
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
     from sentence_transformers import SentenceTransformer
@@ -163,6 +163,12 @@ class PackedModel:
         """Make what another thread computes end after its layer: nobody waits for it any more."""
         self._stopped = True
 
+    def _unless_stopped(self, layers: nn.ModuleList) -> Iterator[nn.Module]:
+        for layer in layers:
+            if self._stopped:
+                raise CancelledError
+            yield layer
+
     def _prefix(self, prompt_ids: NDArray[np.int64]) -> KeysAndValues:
         if not len(prompt_ids):
             return []
@@ -186,13 +192,11 @@ class PackedModel:
             hidden = model.embed_tokens(torch.from_numpy(sequence).to(device)[None])
             rotary = model.rotary_emb(hidden, torch.from_numpy(positions).to(device)[None])
             if self._split:
-                for layer in model.layers:
+                for layer in self._unless_stopped(model.layers):
                     hidden = layer(hidden, position_embeddings=rotary, attention_mask=None, packing=packing)
                 hidden = hidden[:, packing.last(hidden.device)]
             else:
-                for layer in model.layers[:-1]:
-                    if self._stopped:
-                        raise CancelledError
+                for layer in self._unless_stopped(model.layers[:-1]):
                     hidden = _layer(layer, hidden, rotary, packing)
                 hidden = _last_layer(model.layers[-1], hidden, rotary, packing)
             last: Tensor = model.norm(hidden)

@@ -247,11 +247,11 @@ def test_an_interrupt_does_not_wait_for_the_layers_to_come(monkeypatch, two_thre
 
     monkeypatch.setattr(model, "stop", note)
     hook = first.register_forward_pre_hook(interrupt)
-    second.register_forward_pre_hook(lambda *_: entered.append(len(entered)))
+    counter = second.register_forward_pre_hook(lambda *_: entered.append(len(entered)))
     with pytest.raises(KeyboardInterrupt):
         encoder.encode_queries(TEXTS)
     hook.remove()
     # The thread takes this once it is done with what was stopped.
     np.testing.assert_allclose(encoder.encode_queries(TEXTS), expected, atol=1e-5)
+    counter.remove()
     assert len(entered) == 1
-    encoder.close()
