@@ -357,6 +357,8 @@ def _load_modules(settings: EngineSettings, folder: Path) -> SentenceTransformer
     if width != hidden_size:
         raise ValueError(f"{settings.source.location} gives vectors of {width}, not of its hidden size {hidden_size}")
     model.eval()
+    # The card holds the model in turn, whose memory would be free only once the garbage collector comes by.
+    model.model_card_data.model = None
     logger.info("loaded %s in %s on %s", settings.source.location, settings.dtype, settings.device)
     return model
 
