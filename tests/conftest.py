@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +14,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_toke
 from transformers import AutoModel, AutoTokenizer, Qwen3Config, Qwen3Model
 
 from qwen3_embed_integrations import INSTRUCTIONS
+from qwen3_embed_integrations.engine import engine
 
 # A test run in parallel sets it, and the command's console would take it once for all that it prints.
 os.environ.pop("COLUMNS", None)
@@ -31,6 +32,15 @@ QWEN_PATTERN = (
 def _one_thread():
     # Operations this small are slower on several threads, by far where another process uses a core.
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _cpu_by_default(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Choose the CPU on a machine with a GPU too, whose bfloat16 is no reference."""
+    with pytest.MonkeyPatch.context() as patch:
+        if request.path.name != "test_cuda.py":
+            patch.setattr(engine, "_default_device", lambda: "cpu")
+        yield
 
 
 def make_tokenizer(folder: Path) -> int:

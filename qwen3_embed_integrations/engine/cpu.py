@@ -301,7 +301,7 @@ class FusedAttention(nn.Module):
         self.layer_idx, self.scaling, self._dim = attention.layer_idx, attention.scaling, attention.head_dim
         projections = attention.q_proj, attention.k_proj, attention.v_proj
         self._heads, self._kv_heads, _ = (part.out_features // self._dim for part in projections)
-        self.qkv_proj, self.o_proj = _joined(projections), attention.o_proj
+        self.qkv_proj, self.o_proj = joined(projections), attention.o_proj
         norms = attention.q_norm.weight.expand(self._heads, -1), attention.k_norm.weight.expand(self._kv_heads, -1)
         self.norm = RMSNorm(torch.cat(norms), attention.q_norm.variance_epsilon)
         self._attend = attend
@@ -358,8 +358,15 @@ def row_slices(hidden: Tensor) -> list[slice]:
     return [slice(start, start + step) for start in range(0, tokens, step)]
 
 
-def _joined(linears: Sequence[nn.Linear]) -> nn.Linear:
-    """Put layers that read the same into one."""
+def joined(linears: Sequence[nn.Linear]) -> nn.Linear:
+    """Put linear layers that read the same into one.
+
+    Args:
+        linears: all with a bias, or all without.
+
+    Returns:
+        A layer whose output is theirs, side by side.
+    """
     weight = torch.cat([linear.weight.detach() for linear in linears])
     biases = [linear.bias.detach() for linear in linears if linear.bias is not None]
     joined = nn.Linear(weight.shape[1], weight.shape[0], bias=bool(biases), device="meta")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from concurrent.futures import CancelledError
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, cast
@@ -15,8 +16,7 @@ from torch.nn import functional
 from transformers import AttentionInterface, Qwen3Model
 from transformers.models.qwen3.modeling_qwen3 import rotate_half
 
-from qwen3_embed_integrations.engine import varlen
-from qwen3_embed_integrations.engine.cpu import prepare, row_slices
+from qwen3_embed_integrations.engine import cpu, cuda, varlen
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -112,7 +112,8 @@ class PackedModel:
         # A model that is split has hooks on its layers, which bring in weights and inputs: it runs as it is.
         self._split = hasattr(self._model, "hf_device_map")
         if not self._split:
-            prepare(self._model, packed_attention, quantized=quantized)
+            cpu.prepare(self._model, packed_attention, quantized=quantized)
+            cuda.prepare(self._model, packed_attention)
         self._prefixes: OrderedDict[bytes, KeysAndValues] = OrderedDict()
         self._stopped = False
 
@@ -188,7 +189,7 @@ class PackedModel:
         model = self._model
         # Of a table that is brought in when it is needed, the place is not known.
         device = torch.device("cpu") if model.embed_tokens.weight.is_meta else model.embed_tokens.weight.device
-        with torch.inference_mode():
+        with torch.inference_mode(), torch.cuda.device(device) if device.type == "cuda" else nullcontext():
             hidden = model.embed_tokens(torch.from_numpy(sequence).to(device)[None])
             rotary = model.rotary_emb(hidden, torch.from_numpy(positions).to(device)[None])
             if self._split:
@@ -197,7 +198,10 @@ class PackedModel:
                 hidden = hidden[:, packing.last(hidden.device)]
             else:
                 for layer in self._unless_stopped(model.layers[:-1]):
-                    hidden = _layer(layer, hidden, rotary, packing)
+                    if isinstance(layer, cuda.FusedLayer):
+                        hidden = layer(hidden, rotary, packing=packing)
+                    else:
+                        hidden = _layer(layer, hidden, rotary, packing)
                 hidden = _last_layer(model.layers[-1], hidden, rotary, packing)
             last: Tensor = model.norm(hidden)
         return last[0]
@@ -215,6 +219,8 @@ def shared_prefix(prompt_ids: NDArray[np.int64], ids: NDArray[np.int64]) -> int:
     Returns:
         How many tokens are the same.
     """
+    if not len(prompt_ids):
+        return 0
     length = min(len(prompt_ids), len(ids) - 1)
     different = np.flatnonzero(prompt_ids[:length] != ids[:length])
     return int(different[0]) if len(different) else length
@@ -341,7 +347,7 @@ def _layer(layer: Any, hidden: Tensor, rotary: tuple[Tensor, Tensor], packing: P
         hidden_states=layer.input_layernorm(hidden), position_embeddings=rotary, attention_mask=None, packing=packing
     )[0]
     hidden = attended.add_(hidden)
-    for at in row_slices(hidden):
+    for at in cpu.row_slices(hidden):
         rows = hidden[:, at]
         rows.add_(layer.mlp(layer.post_attention_layernorm(rows)))
     return hidden

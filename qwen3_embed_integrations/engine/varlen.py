@@ -4,21 +4,27 @@ from __future__ import annotations
 
 import inspect
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
+import numpy as np
 import torch
 from torch import Tensor
 
 try:
     from torch.nn.attention.varlen import varlen_attn
 
-    # torch 2.10 has the kernel, but neither grouped heads nor a causal window that ends with the keys.
-    _HAS_KERNEL = "enable_gqa" in inspect.signature(varlen_attn).parameters
+    _PARAMETERS = set(inspect.signature(varlen_attn).parameters)
 except ImportError:
-    _HAS_KERNEL = False
+    _PARAMETERS = set()
+# torch 2.10 has the kernel, but no causal window that ends with the keys.
+_HAS_KERNEL = "window_size" in _PARAMETERS
+# torch 2.11 takes fewer heads of keys than of queries as they come, later ones want to be told.
+_GROUPED: dict[str, Any] = {"enable_gqa": True} if "enable_gqa" in _PARAMETERS else {}
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from numpy.typing import NDArray
 
     from qwen3_embed_integrations.engine.packed import KeysAndValues, Run
 
@@ -70,20 +76,20 @@ class Layout:
         for before in befores:
             begins[id(before)] = total
             total += before[0][0].shape[2]
-        parts, lengths, own = [], [], []
-        for run in runs:
-            for start in range(run.start, run.stop, run.length):
-                begin = begins.get(id(run.before), 0)
-                parts += [torch.arange(begin, begin + run.prefix), torch.arange(start, start + run.length) + total]
-                lengths.append(run.prefix + run.length)
-                own.append(run.length)
+        own = np.repeat([run.length for run in runs], [run.count for run in runs])
+        keys = own + np.repeat([run.prefix for run in runs], [run.count for run in runs])
+        parts = []
+        for run in runs if befores else ():
+            prefix = begins.get(id(run.before), 0) + np.arange(run.prefix)
+            tokens = total + np.arange(run.start, run.stop).reshape(run.count, run.length)
+            parts.append(np.hstack([np.broadcast_to(prefix, (run.count, run.prefix)), tokens]).ravel())
         return cls(
             befores,
-            torch.cat(parts).to(device) if befores else None,
-            _ends(lengths, device),
+            torch.from_numpy(np.concatenate(parts)).to(device) if befores else None,
+            _ends(keys, device),
             _ends(own, device),
-            max(lengths),
-            max(own),
+            int(keys.max()),
+            int(own.max()),
         )
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, layer: int, scaling: float) -> Tensor:
@@ -102,7 +108,7 @@ class Layout:
         texts = len(self.ends) - 1
         of_last = query.shape[2] == texts
         attended = varlen_attn(
-            query[0].transpose(0, 1).contiguous(),
+            query[0].transpose(0, 1),
             self._complete(key, layer, 0),
             self._complete(value, layer, 1),
             torch.arange(texts + 1, dtype=torch.int32, device=query.device) if of_last else self.own_ends,
@@ -112,7 +118,7 @@ class Layout:
             scale=scaling,
             # Causal from the right: the last query sees all keys.
             window_size=(-1, 0),
-            enable_gqa=True,
+            **_GROUPED,
         )
         return cast("Tensor", attended)
 
@@ -120,10 +126,10 @@ class Layout:
         """Give keys or values with those of the prefixes before each text's own, shape (keys, KV heads, head dim)."""
         states = own[0].transpose(0, 1)
         if self.index is None:
-            return states.contiguous()
+            return states
         before = [before[layer][which][0].transpose(0, 1) for before in self.befores]
         return torch.cat([*before, states])[self.index]
 
 
-def _ends(lengths: Sequence[int], device: torch.device) -> Tensor:
-    return torch.tensor([0, *lengths]).cumsum(0).to(device, torch.int32)
+def _ends(lengths: NDArray[np.int64], device: torch.device) -> Tensor:
+    return torch.from_numpy(np.append(0, lengths.cumsum()).astype(np.int32)).to(device)

@@ -259,11 +259,11 @@ def test_attention_in_blocks_is_causal_attention(length):
 
 
 def as_documented(
-    query, key, value, query_ends, key_ends, longest_query, longest_key, *, scale, window_size, enable_gqa
+    query, key, value, query_ends, key_ends, longest_query, longest_key, *, scale, window_size, **grouped
 ):
     """Compute text by text what torch documents of `varlen_attn`, which needs CUDA."""
     assert window_size == (-1, 0)
-    assert enable_gqa
+    assert grouped == varlen._GROUPED
     assert longest_query == query_ends.diff().max()
     assert longest_key == key_ends.diff().max()
     parts = []
