@@ -31,8 +31,8 @@ MEBI = 2**20
 def load(name: str, model: Path, peer_dtype: str) -> BenchEngine:
     """Load an engine by its name in `NAMES`; the type is that of sentence-transformers' weights."""
     if name == "sentence-transformers":
-        return SentenceTransformers(model, peer_dtype)
-    return ThisPackage(model, "int8" if name.endswith("int8") else None)
+        return SentenceTransformers(model, peer_dtype, "cpu")
+    return ThisPackage(model, "int8" if name.endswith("int8") else None, "cpu")
 
 
 def totals(most: int, steps: int) -> list[int]:

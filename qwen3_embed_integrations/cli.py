@@ -108,8 +108,13 @@ def bench(
         Path | None, typer.Option(help="Where the model and its ONNX export are, or go; a folder in the user's cache.")
     ] = None,
     peers: Annotated[
-        str, typer.Option(help="Names with commas between them; an empty string for none.")
-    ] = "langchain,llama-index,haystack,sentence-transformers,onnxruntime",
+        str | None,
+        typer.Option(
+            help="Some of langchain, llama-index, haystack, sentence-transformers and onnxruntime (CPU only), with "
+            "commas between them; an empty string for none, all if left out."
+        ),
+    ] = None,
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     rounds: Annotated[int, typer.Option(min=1, help="How often every engine has its turn; medians count.")] = 5,
     short_documents: Annotated[
         int | None, typer.Option(min=0, help="Short documents in a case of their own; 10,000 for tiny, else none.")
@@ -120,7 +125,7 @@ def bench(
     json_file: Annotated[Path | None, typer.Option("--json", help="Where to write all that was measured.")] = None,
     png_file: Annotated[Path | None, typer.Option("--png", help="Where to write a bar chart.")] = None,
 ) -> None:
-    """Measure this package and its peers side by side on this machine's CPU; run nothing else meanwhile."""
+    """Measure this package and its peers side by side on this machine; run nothing else meanwhile."""
     from qwen3_embed_integrations.bench.chart import draw
     from qwen3_embed_integrations.bench.measure import run
     from qwen3_embed_integrations.bench.random_model import SHAPES
@@ -136,10 +141,11 @@ def bench(
             report = run(
                 shape,
                 folder=folder,
-                peers=[peer.strip() for peer in peers.split(",") if peer.strip()],
+                peers=None if peers is None else [peer.strip() for peer in peers.split(",") if peer.strip()],
                 rounds=rounds,
                 short_documents=short_documents,
                 peer_dtype=peer_dtype,
+                device=device,
                 on_progress=status.update,
             )
         except ValueError as error:

@@ -94,7 +94,7 @@ def test_peers_compute_in_the_type_that_is_asked_for(tmp_path):
     exact = Qwen3Encoder("tiny", dtype="float32").encode_documents(texts)
     farthest = {}
     for dtype in PEER_DTYPES:
-        engine = make_peer("sentence-transformers", TINY_FOLDER, "", dtype, tmp_path)
+        engine = make_peer("sentence-transformers", TINY_FOLDER, "", dtype, "cpu", tmp_path)
         assert engine.dtype == dtype
         farthest[dtype] = (engine.encode(texts, "", 8) * exact).sum(axis=1).min()
     assert farthest["bfloat16"] < 0.9999 < 0.999999 < farthest["float32"]
@@ -122,6 +122,8 @@ def test_a_chart_without_matplotlib_names_the_pip_command(monkeypatch, tmp_path)
         (["--shape", "7B"], "must be one of 0.6B, 4B, tiny"),
         (["--peers", "nobody"], "unknown peer 'nobody'"),
         (["--peer-dtype", "int8"], "peer_dtype must be one of bfloat16, float32, got 'int8'"),
+        (["--device", "mps"], "device must be one of cpu, cuda, got 'mps'"),
+        (["--device", "cuda", "--peers", "onnxruntime"], "'onnxruntime' is not measured on 'cuda'"),
         (["--json", "/nowhere/bench.json"], "there is no folder /nowhere"),
     ],
 )
@@ -170,8 +172,8 @@ def test_onnxruntime_computes_the_same_vectors(tmp_path):
     for module in PEERS["onnxruntime"].modules:
         pytest.importorskip(module)
     model = make(tmp_path, "tiny")
-    peer = make_peer("onnxruntime", model, "", "float32", tmp_path)
-    reference = make_peer("sentence-transformers", model, "", "float32", tmp_path)
+    peer = make_peer("onnxruntime", model, "", "float32", "cpu", tmp_path)
+    reference = make_peer("sentence-transformers", model, "", "float32", "cpu", tmp_path)
     texts = make_cases(0)[2].texts[:5]
     for size in (1, 2, 32):
         found, expected = (np.asarray(engine.encode(texts, "", size), dtype=np.float64) for engine in (peer, reference))

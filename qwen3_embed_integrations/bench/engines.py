@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
     from qwen3_embed_integrations.encoder import Quantization
 
-BATCH_SIZES = (1, 8, 32)
-"""What an engine that pads its batches is tried at; its best counts."""
+BATCH_SIZES = {"cpu": (1, 8, 32), "cuda": (8, 32, 128)}
+"""What an engine that pads its batches is tried at, by device; its best counts."""
 
 THREADS = 32
 """Callers at once."""
@@ -75,12 +75,13 @@ class ThisPackage(BenchEngine):
     Args:
         model: the model's folder.
         quantization: None or "int8".
+        device: "cpu" or "cuda".
     """
 
-    def __init__(self, model: Path, quantization: Quantization | None) -> None:
+    def __init__(self, model: Path, quantization: Quantization | None, device: str) -> None:
         from qwen3_embed_integrations.encoder import Qwen3Encoder
 
-        self._encoder = Qwen3Encoder(model, device="cpu", quantization=quantization)
+        self._encoder = Qwen3Encoder(model, device=device, quantization=quantization)
         self._threads = ThreadPoolExecutor(THREADS)
         self.dtype = quantization or self._encoder.dtype
         self.name = f"this package, {self.dtype}"
@@ -103,17 +104,18 @@ class LangChain(BenchEngine):
         model: the model's folder.
         prompt: of queries.
         dtype: one of `PEER_DTYPES`.
+        device: "cpu" or "cuda".
     """
 
     name = "LangChain"
 
-    def __init__(self, model: Path, prompt: str, dtype: str) -> None:
+    def __init__(self, model: Path, prompt: str, dtype: str, device: str) -> None:
         from langchain_huggingface import HuggingFaceEmbeddings
 
         self.dtype = dtype
         self._embeddings = HuggingFaceEmbeddings(
             model_name=str(model),
-            model_kwargs={"device": "cpu", "model_kwargs": _weights_in(dtype)},
+            model_kwargs={"device": device, "model_kwargs": _weights_in(dtype)},
             query_encode_kwargs={"prompt": prompt},
         )
 
@@ -133,16 +135,17 @@ class LlamaIndex(BenchEngine):
         model: the model's folder.
         prompt: of queries.
         dtype: one of `PEER_DTYPES`.
+        device: "cpu" or "cuda".
     """
 
     name = "LlamaIndex"
 
-    def __init__(self, model: Path, prompt: str, dtype: str) -> None:
+    def __init__(self, model: Path, prompt: str, dtype: str, device: str) -> None:
         from llama_index.embeddings.huggingface import HuggingFaceEmbedding
 
         self.dtype = dtype
         self._embedding = HuggingFaceEmbedding(
-            model_name=str(model), device="cpu", query_instruction=prompt, model_kwargs=_weights_in(dtype)
+            model_name=str(model), device=device, query_instruction=prompt, model_kwargs=_weights_in(dtype)
         )
 
     def encode(self, texts: list[str], prompt: str, batch_size: int | None) -> list[list[float]]:
@@ -160,11 +163,12 @@ class Haystack(BenchEngine):
         model: the model's folder.
         prompt: of queries.
         dtype: one of `PEER_DTYPES`.
+        device: "cpu" or "cuda".
     """
 
     name = "Haystack"
 
-    def __init__(self, model: Path, prompt: str, dtype: str) -> None:
+    def __init__(self, model: Path, prompt: str, dtype: str, device: str) -> None:
         from haystack import Document
         from haystack.utils import ComponentDevice
         from haystack_integrations.components.embedders.sentence_transformers import (
@@ -175,7 +179,7 @@ class Haystack(BenchEngine):
         self.dtype = dtype
         settings: dict[str, Any] = {
             "model": str(model),
-            "device": ComponentDevice.from_str("cpu"),
+            "device": ComponentDevice.from_str(device),
             "progress_bar": False,
             "model_kwargs": _weights_in(dtype),
         }
@@ -199,16 +203,16 @@ class SentenceTransformers(BenchEngine):
     Args:
         model: the model's folder.
         dtype: one of `PEER_DTYPES`.
+        device: "cpu" or "cuda".
     """
 
     name = "sentence-transformers"
-    batch_sizes = BATCH_SIZES
 
-    def __init__(self, model: Path, dtype: str) -> None:
+    def __init__(self, model: Path, dtype: str, device: str) -> None:
         from sentence_transformers import SentenceTransformer
 
-        self.dtype = dtype
-        self._model = SentenceTransformer(str(model), device="cpu", model_kwargs=_weights_in(dtype))
+        self.dtype, self.batch_sizes = dtype, BATCH_SIZES[device]
+        self._model = SentenceTransformer(str(model), device=device, model_kwargs=_weights_in(dtype))
 
     def encode(self, texts: list[str], prompt: str, batch_size: int | None) -> Any:
         """Embed texts in batches."""
@@ -227,7 +231,7 @@ class OnnxRuntime(BenchEngine):
 
     name = "onnxruntime"
     dtype = "int8"
-    batch_sizes = BATCH_SIZES
+    batch_sizes = BATCH_SIZES["cpu"]
 
     def __init__(self, model: Path, folder: Path) -> None:
         import torch
@@ -259,11 +263,14 @@ class Peer:
 
     Attributes:
         modules: that have to be there beyond what this package needs itself.
-        make: loads it: the model's folder, the prompt of queries, the type of the weights, and the folder of exports.
+        make: loads it: the model's folder, the prompt of queries, the type of the weights, the device, and the folder
+            of exports.
+        devices: where it is measured.
     """
 
     modules: tuple[str, ...]
-    make: Callable[[Path, str, str, Path], BenchEngine]
+    make: Callable[[Path, str, str, str, Path], BenchEngine]
+    devices: tuple[str, ...] = tuple(BATCH_SIZES)
 
     @property
     def is_installed(self) -> bool:
@@ -277,24 +284,31 @@ class Peer:
 
 
 PEERS = {
-    "langchain": Peer(("langchain_huggingface",), lambda model, prompt, dtype, folder: LangChain(model, prompt, dtype)),
+    "langchain": Peer(
+        ("langchain_huggingface",),
+        lambda model, prompt, dtype, device, folder: LangChain(model, prompt, dtype, device),
+    ),
     "llama-index": Peer(
         ("llama_index.embeddings.huggingface",),
-        lambda model, prompt, dtype, folder: LlamaIndex(model, prompt, dtype),
+        lambda model, prompt, dtype, device, folder: LlamaIndex(model, prompt, dtype, device),
     ),
     "haystack": Peer(
         ("haystack_integrations.components.embedders.sentence_transformers",),
-        lambda model, prompt, dtype, folder: Haystack(model, prompt, dtype),
+        lambda model, prompt, dtype, device, folder: Haystack(model, prompt, dtype, device),
     ),
-    "sentence-transformers": Peer((), lambda model, prompt, dtype, folder: SentenceTransformers(model, dtype)),
+    "sentence-transformers": Peer(
+        (), lambda model, prompt, dtype, device, folder: SentenceTransformers(model, dtype, device)
+    ),
     "onnxruntime": Peer(
-        ("onnx", "onnxruntime", "onnxscript"), lambda model, prompt, dtype, folder: OnnxRuntime(model, folder)
+        ("onnx", "onnxruntime", "onnxscript"),
+        lambda model, prompt, dtype, device, folder: OnnxRuntime(model, folder),
+        devices=("cpu",),
     ),
 }
 """By name on the command line."""
 
 
-def make_peer(name: str, model: Path, prompt: str, dtype: str, folder: Path) -> BenchEngine:
+def make_peer(name: str, model: Path, prompt: str, dtype: str, device: str, folder: Path) -> BenchEngine:
     """Load a peer, in whatever process this runs.
 
     Args:
@@ -302,12 +316,13 @@ def make_peer(name: str, model: Path, prompt: str, dtype: str, folder: Path) -> 
         model: the model's folder.
         prompt: of queries.
         dtype: one of `PEER_DTYPES`.
+        device: one of the peer's.
         folder: of its exports.
 
     Returns:
         The engine.
     """
-    return PEERS[name].make(model, prompt, dtype, folder)
+    return PEERS[name].make(model, prompt, dtype, device, folder)
 
 
 def export_onnx(model: Path, folder: Path) -> Path:

@@ -19,6 +19,7 @@ import numpy as np
 
 import qwen3_embed_integrations
 from qwen3_embed_integrations.bench.engines import (
+    BATCH_SIZES,
     PEER_DTYPES,
     PEERS,
     THREADS,
@@ -47,7 +48,10 @@ INSTALL = "pip install 'qwen3-embed-integrations[bench]'"
 
 # Short calls are repeated for this long: the first ones pay for what the engine before left in the caches.
 _TURN_SECONDS = 1.0
-_LIMIT_ROWS = 1024
+
+# What fills a device: rows of a matrix product, and documents.
+_LIMIT_ROWS = {"cpu": 1024, "cuda": 16_384}
+_DOCUMENTS = {"cpu": 24, "cuda": 2000}
 
 _PACKAGES = (
     "torch",
@@ -170,25 +174,26 @@ def is_ours(engine: str) -> bool:
     return engine.startswith("this package")
 
 
-def make_cases(short_documents: int) -> list[Case]:
+def make_cases(short_documents: int, documents: int = _DOCUMENTS["cpu"]) -> list[Case]:
     """Make the texts, always the same.
 
     Args:
         short_documents: how many of 5 to 24 words there are in a case of their own; 0 for no such case.
+        documents: how many of log-normal length there are.
 
     Returns:
-        1 query and 32 queries of 8 words, together and at once, and 24 documents of log-normal length.
+        1 query and 32 queries of 8 words, together and at once, and the documents.
     """
     random = np.random.default_rng(0)
     words = SENTENCE.split()
     prompt = query_prompt("web_search")
     queries = [" ".join(random.choice(words, 8)) for _ in range(32)]
-    lengths = random.lognormal(4.6, 0.7, 24).clip(10, 400)
-    documents = [" ".join(random.choice(words, int(length))) for length in lengths]
+    lengths = random.lognormal(4.6, 0.7, documents).clip(10, 400)
+    long = [" ".join(random.choice(words, int(length))) for length in lengths]
     cases = [
         Case("1 query", queries[:1], prompt),
         Case("32 queries", queries, prompt),
-        Case("24 documents", documents),
+        Case(f"{documents:,} documents", long),
         Case(f"32 queries from {THREADS} threads", queries, prompt, at_once=True),
     ]
     if short_documents:
@@ -215,48 +220,59 @@ def run(
     shape: str,
     *,
     folder: Path | None = None,
-    peers: Sequence[str] = tuple(PEERS),
+    peers: Sequence[str] | None = None,
     rounds: int = 5,
     short_documents: int = 0,
     peer_dtype: str = "bfloat16",
+    device: str = "cpu",
     on_progress: Callable[[str], None] = lambda step: None,
 ) -> Report:
-    """Measure this package and its peers on the CPU.
+    """Measure this package and its peers.
 
     Args:
         shape: "0.6B", "4B" or "tiny".
         folder: where the model and its ONNX export are, or go; None for a folder in the user's cache.
-        peers: names in `PEERS`.
+        peers: names in `PEERS`; None for all that run on the device.
         rounds: how often every engine has its turn.
         short_documents: how many short documents there are in a case of their own; 0 for no such case.
         peer_dtype: one of `PEER_DTYPES`, of the peers' weights; onnxruntime's are int8 always.
+        device: "cpu" or "cuda".
         on_progress: is told what runs now.
 
     Returns:
         What was measured.
 
     Raises:
-        ValueError: a peer or its type is unknown, or the folder has a model of another shape.
+        ValueError: a peer, its type or the device is unknown or not to be used, or the folder has a model of another
+            shape.
     """
-    for peer in peers:
-        if peer not in PEERS:
-            raise ValueError(f"unknown peer {peer!r}: there are {', '.join(PEERS)}")
+    if device not in BATCH_SIZES:
+        raise ValueError(f"device must be one of {', '.join(BATCH_SIZES)}, got {device!r}")
+    on_device = [name for name, peer in PEERS.items() if device in peer.devices]
+    for name in peers or ():
+        if name not in PEERS:
+            raise ValueError(f"unknown peer {name!r}: there are {', '.join(PEERS)}")
+        if name not in on_device:
+            raise ValueError(f"{name!r} is not measured on {device!r}: there are {', '.join(on_device)}")
     if peer_dtype not in PEER_DTYPES:
         raise ValueError(f"peer_dtype must be one of {', '.join(PEER_DTYPES)}, got {peer_dtype!r}")
     import torch
 
+    from qwen3_embed_integrations.engine.engine import resolve_device
+
+    resolve_device(device)
     folder = default_folder(shape) if folder is None else folder.expanduser()
     on_progress("writing the model")
     model = make(folder, shape)
-    missing = {peer: INSTALL for peer in peers if not PEERS[peer].is_installed}
-    cases = make_cases(short_documents)
-    making: dict[str, Callable[[], BenchEngine]] = {
-        "this package": partial(ThisPackage, model, None),
-        "this package, int8": partial(ThisPackage, model, "int8"),
-    }
-    for peer in peers:
+    chosen = on_device if peers is None else peers
+    missing = {peer: INSTALL for peer in chosen if not PEERS[peer].is_installed}
+    cases = make_cases(short_documents, _DOCUMENTS[device])
+    making: dict[str, Callable[[], BenchEngine]] = {"this package": partial(ThisPackage, model, None, device)}
+    if device == "cpu":
+        making["this package, int8"] = partial(ThisPackage, model, "int8", device)
+    for peer in chosen:
         if peer not in missing:
-            making[peer] = partial(make_peer, peer, model, cases[0].prompt, peer_dtype, folder)
+            making[peer] = partial(make_peer, peer, model, cases[0].prompt, peer_dtype, device, folder)
     with ExitStack() as stack:
         engines = []
         for name, make_engine in making.items():
@@ -270,7 +286,7 @@ def run(
             if not case.at_once or is_ours(engine.name) or engine.name == LangChain.name
             for batch_size in _batch_sizes(engine, case)
         ]
-        dtypes = list(dict.fromkeys(["float32", "bfloat16", "int8", engines[0].dtype]))
+        dtypes = list(dict.fromkeys(["float32", "bfloat16", *(engine.dtype for engine in engines)]))
         limits: dict[str, list[float]] = {dtype: [] for dtype in dtypes}
         times: list[list[float]] = [[] for _ in turns]
         vectors: list[NDArray[np.float32]] = []
@@ -279,7 +295,7 @@ def run(
             engine.call(_embed, case, case.texts[:THREADS], batch_size)
         for number in range(1, rounds + 1):
             for dtype in dtypes:
-                limits[dtype].append(_matrix_limit(MODELS[shape], dtype))
+                limits[dtype].append(_matrix_limit(MODELS[shape], dtype, device))
             for index, (case, engine, batch_size) in enumerate(turns):
                 on_progress(f"round {number} of {rounds}: {case.name}, {engine.name}")
                 seconds, result = engine.call(_turn, case, batch_size)
@@ -311,7 +327,7 @@ def run(
     return Report(
         shape=shape,
         machine={
-            "processor": _processor(),
+            "processor": _processor(device),
             "threads": torch.get_num_threads(),
             "system": platform.platform(),
             "python": platform.python_version(),
@@ -396,10 +412,11 @@ def _mean_cosine(left: NDArray[np.float32], right: NDArray[np.float32]) -> float
     return float(((left * right).sum(axis=1) / lengths).mean())
 
 
-def _matrix_limit(spec: ModelSpec, dtype: str) -> float:
+def _matrix_limit(spec: ModelSpec, dtype: str, device: str) -> float:
     import torch
 
-    shapes = (_LIMIT_ROWS, spec.hidden_size), (spec.ffn_size, spec.hidden_size)
+    count = _LIMIT_ROWS[device]
+    shapes = (count, spec.hidden_size), (spec.ffn_size, spec.hidden_size)
     if dtype == "int8":
         from qwen3_embed_integrations.engine.cpu import int8_product
 
@@ -413,12 +430,25 @@ def _matrix_limit(spec: ModelSpec, dtype: str) -> float:
             _median_seconds(lambda: product(activations, torch.float32))[0],
         )
     else:
-        rows, weight = (torch.randn(shape).to(getattr(torch, dtype)) for shape in shapes)
-        seconds, _ = _median_seconds(lambda: torch.matmul(rows, weight.t()))
-    return 2 * _LIMIT_ROWS * spec.hidden_size * spec.ffn_size / seconds
+        rows, weight = (torch.randn(shape, device=device).to(getattr(torch, dtype)) for shape in shapes)
+        # On CUDA, some in a row: one alone takes hardly longer than it takes to ask for it.
+        times = 1 if device == "cpu" else 20
+        wait: Callable[[], None] = torch.cuda.synchronize if device == "cuda" else lambda: None
+
+        def multiply() -> None:
+            for _ in range(times):
+                torch.matmul(rows, weight.t())
+            wait()
+
+        seconds = _median_seconds(multiply)[0] / times
+    return 2 * count * spec.hidden_size * spec.ffn_size / seconds
 
 
-def _processor() -> str:
+def _processor(device: str) -> str:
+    if device == "cuda":
+        import torch
+
+        return torch.cuda.get_device_name()
     information = Path("/proc/cpuinfo")
     if information.exists():
         for line in information.read_text(encoding="utf-8").splitlines():

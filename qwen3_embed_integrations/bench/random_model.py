@@ -66,7 +66,10 @@ def make(folder: Path, shape: str = "0.6B", *, seed: int = 0) -> Path:
         tie_word_embeddings=True,
         use_cache=False,
     )
-    Qwen3Model(config).bfloat16().save_pretrained(folder)
+    # Minutes of random numbers for a large model on a CPU, seconds on a GPU.
+    with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
+        model = Qwen3Model(config)
+    model.bfloat16().save_pretrained(folder)
     for name in ("tokenizer.json", "tokenizer_config.json", "modules.json", "config_sentence_transformers.json"):
         shutil.copy(TINY_FOLDER / name, folder)
     pooling.parent.mkdir(exist_ok=True)
