@@ -398,6 +398,23 @@ class RMSNorm(nn.Module):
         return (exact / length.hypot_(self._least).mul_(self._scale)).to(hidden.dtype).mul_(self.weight)
 
 
+def is_plain(model: Qwen3Model) -> bool:
+    """Tell whether a model's linear layers are all torch's own: what adds to one (LoRA, say) would be left out.
+
+    Args:
+        model: any.
+
+    Returns:
+        Whether they are, in the model's type.
+    """
+    linears = [
+        part
+        for name, part in cast("nn.Module", model.layers).named_modules()
+        if name.endswith(("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"))
+    ]
+    return all(type(part) is nn.Linear and part.weight.dtype == model.dtype for part in linears)
+
+
 @cache
 def _runs(replacement: type[nn.Module], dtype: torch.dtype) -> bool:
     """Try whether a kind of linear layer runs with this torch on this processor, and rightly."""
@@ -470,8 +487,15 @@ def prepare(model: Qwen3Model, attend: Callable[..., tuple[Tensor, None]], *, qu
         model: changed in place, left alone where it is elsewhere or where nothing is gained.
         attend: an attention function of transformers.
         quantized: whether to run the layers in int8.
+
+    Raises:
+        ValueError: they are to be quantized, but are none of torch's own.
     """
     if model.device.type != "cpu":
+        return
+    if not is_plain(model):
+        if quantized:
+            raise ValueError("quantization needs linear layers that are torch's own, without adapters")
         return
     running = [kind for kind in (PackedLinear, HalfLinear, SmallHalfLinear) if _runs(kind, model.dtype)]
     if not (quantized or running):

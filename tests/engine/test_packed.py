@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sentence_transformers import SentenceTransformer
 from torch import nn
 from torch.nn import functional
 from transformers import Qwen3Config, Qwen3Model
@@ -288,6 +289,31 @@ def test_the_layout_for_the_variable_length_kernel_gives_the_same_vectors(model_
     other = Qwen3Encoder(model_folder, dtype="float32", device="cpu")
     assert (cosines(other.encode_queries(TEXTS), items[0]) >= 0.99999).all()
     assert (cosines(other.encode_documents(TEXTS), items[1]) >= 0.99999).all()
+
+
+class Adapted(nn.Linear):
+    """As an adapter does, gives something else than the weight's product."""
+
+    def forward(self, activations):
+        return super().forward(activations).roll(1, -1)
+
+
+@pytest.mark.parametrize("name", ["self_attn.k_proj", "self_attn.o_proj", "mlp.gate_proj", "mlp.down_proj"])
+def test_adapters_on_linear_layers_are_not_left_out(model_folder, name):
+    model = SentenceTransformer(str(model_folder), device="cpu", model_kwargs={"dtype": torch.float32})
+    before = model.encode(TEXTS)
+    plain = model[0].auto_model.get_submodule(f"layers.0.{name}")
+    adapted = Adapted(plain.in_features, plain.out_features, bias=False)
+    adapted.weight = plain.weight
+    model[0].auto_model.set_submodule(f"layers.0.{name}", adapted)
+    expected = model.encode(TEXTS, batch_size=1)
+    assert (cosines(before, expected) < 0.999).any()
+    with pytest.raises(ValueError, match="without adapters"):
+        PackedModel(model, quantized=True)
+    tokenizer = model.tokenizer
+    items = [Item(np.array(tokenizer(text)["input_ids"]), np.empty(0, np.int64)) for text in TEXTS]
+    states = PackedModel(model).embed(items)
+    assert (cosines(states / np.linalg.norm(states, axis=1, keepdims=True), expected) >= 0.99999).all()
 
 
 def test_int8_keeps_the_directions(model_folder):
