@@ -34,7 +34,7 @@ def main(folder: str) -> None:
     plain = Qwen3Encoder(folder, dtype="float32", device="cpu")
     expected_vectors = plain.encode_documents([as_query(text) for text in TEXTS])
     plain.close()
-    assert cuda.runs(torch.device("cpu"), torch.float32)
+    assert cuda.runs(torch.device("cpu"), torch.float32, 16)
     packed.cpu.prepare = lambda *_, **__: None
     packed.cuda.prepare = lambda model, attend: cuda.fuse(model, attend, kernels=True)
     fused = Qwen3Encoder(folder, dtype="float32", device="cpu")

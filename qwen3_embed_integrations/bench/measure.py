@@ -263,7 +263,7 @@ def run(
     resolve_device(device)
     folder = default_folder(shape) if folder is None else folder.expanduser()
     on_progress("writing the model")
-    model = make(folder, shape)
+    model = make(folder, shape, device=device)
     chosen = on_device if peers is None else peers
     missing = {peer: INSTALL for peer in chosen if not PEERS[peer].is_installed}
     cases = make_cases(short_documents, _DOCUMENTS[device])

@@ -26,13 +26,14 @@ def default_folder(shape: str) -> Path:
     return cache / "qwen3-embed-integrations" / "bench" / shape
 
 
-def make(folder: Path, shape: str = "0.6B", *, seed: int = 0) -> Path:
+def make(folder: Path, shape: str = "0.6B", *, seed: int = 0, device: str = "cpu") -> Path:
     """Write a model in bfloat16, as the official ones are stored, with the bundled tokenizer.
 
     Args:
         folder: where to write; a model that is there already is kept.
         shape: a name in `SHAPES`; "tiny" is the bundled model itself, and nothing is written.
         seed: of the random weights.
+        device: where they are drawn: minutes for a large model on a CPU, seconds on a GPU.
 
     Returns:
         The model's folder.
@@ -66,10 +67,12 @@ def make(folder: Path, shape: str = "0.6B", *, seed: int = 0) -> Path:
         tie_word_embeddings=True,
         use_cache=False,
     )
-    # Minutes of random numbers for a large model on a CPU, seconds on a GPU.
-    with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
+    with torch.device(device):
         model = Qwen3Model(config)
     model.bfloat16().save_pretrained(folder)
+    del model
+    if device == "cuda":
+        torch.cuda.empty_cache()
     for name in ("tokenizer.json", "tokenizer_config.json", "modules.json", "config_sentence_transformers.json"):
         shutil.copy(TINY_FOLDER / name, folder)
     pooling.parent.mkdir(exist_ok=True)

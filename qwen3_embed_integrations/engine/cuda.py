@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers.models.qwen3.modeling_qwen3 import Qwen3DecoderLayer, Qwen3RMSNorm, rotate_half
 
-from qwen3_embed_integrations.engine.cpu import joined
+from qwen3_embed_integrations.engine.cpu import is_plain, joined
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -75,20 +75,21 @@ def _add_product(rows: Tensor, inner: Tensor, linear: nn.Linear) -> None:
 
 
 @cache
-def runs(device: torch.device, dtype: torch.dtype) -> bool:
+def runs(device: torch.device, dtype: torch.dtype, dim: int) -> bool:
     """Try whether the kernels run there, and rightly: they need Triton and a C compiler.
 
     Args:
         device: where.
         dtype: of the activations.
+        dim: of a head; the kernels want a power of two.
 
     Returns:
         Whether they do.
     """
     # Nothing random: a library leaves its users' seeds alone.
-    states = torch.linspace(-2, 2, 3 * 256, device=device).view(3, 256).to(dtype)
-    weight = torch.linspace(0.5, 1.5, 3 * 64, device=device).view(3, 64).to(dtype)
-    angles = torch.linspace(0, 3, 3 * 32, device=device).view(3, 32).repeat(1, 2)
+    states = torch.linspace(-2, 2, 3 * 4 * dim, device=device).view(3, 4 * dim).to(dtype)
+    weight = torch.linspace(0.5, 1.5, 3 * dim, device=device).view(3, dim).to(dtype)
+    angles = torch.linspace(0, 3, 3 * (dim // 2), device=device).view(3, dim // 2).repeat(1, 2)
     cos, sin = angles.cos().to(dtype), angles.sin().to(dtype)
     try:
         from qwen3_embed_integrations.engine.kernels import norm_and_rotate, silu_times
@@ -97,13 +98,16 @@ def runs(device: torch.device, dtype: torch.dtype) -> bool:
     except Exception as error:  # whatever a compiler that is not there, or does not know the device, may raise
         logger.warning("Triton's kernels do not run on %s, so embedding takes longer there: %s", device, error)
         return False
-    normed = functional.rms_norm(states[:, :192].float().view(3, 3, 64), (64,), eps=1e-6) * weight
+    normed = functional.rms_norm(states[:, : 3 * dim].float().view(3, 3, dim), (dim,), eps=1e-6) * weight
     half: Tensor = rotate_half(normed)  # type: ignore[no-untyped-call]  # transformers leaves it untyped
     gate, up = states.float().chunk(2, dim=1)
     expected = normed * cos[:, None] + half * sin[:, None], functional.silu(gate) * up
-    return all(
+    right = all(
         torch.allclose(*pair, rtol=0.02, atol=0.02) for pair in zip(map(Tensor.float, found), expected, strict=True)
     )
+    if not right:
+        logger.warning("Triton's kernels are wrong on %s, so embedding takes longer there, without them", device)
+    return right
 
 
 def prepare(model: Qwen3Model, attend: Callable[..., tuple[Tensor, None]]) -> None:
@@ -115,8 +119,12 @@ def prepare(model: Qwen3Model, attend: Callable[..., tuple[Tensor, None]]) -> No
     """
     if model.device.type != "cuda":
         return
-    with torch.inference_mode():
-        fuse(model, attend, kernels=model.config.hidden_act == "silu" and runs(model.device, model.dtype))
+    # Triton launches on the current device, whatever the tensors' is.
+    with torch.inference_mode(), torch.cuda.device(model.device):
+        fitting = model.config.hidden_act == "silu" and is_plain(model)
+        fuse(model, attend, kernels=fitting and runs(model.device, model.dtype, model.config.head_dim))
+        # The memory of the weights that were joined.
+        torch.cuda.empty_cache()
 
 
 def fuse(model: Qwen3Model, attend: Callable[..., tuple[Tensor, None]], *, kernels: bool) -> None:

@@ -58,7 +58,7 @@ def norm_and_rotate(states: Tensor, weight: Tensor, cos: Tensor, sin: Tensor, ep
 
     Args:
         states: shape (tokens, at least heads * dim), of which the first columns are read.
-        weight: of the norm, shape (heads, dim), contiguous.
+        weight: of the norm, shape (heads, dim), contiguous; dim is a power of two.
         cos: of the positions' angles, shape (tokens, dim), contiguous; the second half equals the first.
         sin: as cos.
         epsilon: added to the mean square.

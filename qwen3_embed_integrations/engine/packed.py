@@ -278,18 +278,23 @@ def packed_attention(
         if _in_blocks(query, run):
             attended = causal_attention(asked, keys, values, scaling)
         else:
-            attended = functional.scaled_dot_product_attention(
-                asked,
-                keys,
-                values,
-                attn_mask=packing.mask(run, query),
-                is_causal=not run.prefix and run.length > 1,
-                scale=scaling,
-                enable_gqa=True,
-            ).transpose(1, 2)
+            causal = not run.prefix and run.length > 1
+            attended = _attend(asked, keys, values, scaling, packing.mask(run, query), causal=causal).transpose(1, 2)
         outputs.append(attended.flatten(0, 1))
     # Of a long text alone there is no second copy.
     return (torch.cat(outputs) if len(outputs) > 1 else outputs[0])[None], None
+
+
+def _attend(
+    query: Tensor, key: Tensor, value: Tensor, scaling: float, mask: Tensor | None = None, *, causal: bool = False
+) -> Tensor:
+    """Attend in torch's kernel: shapes (count, heads or KV heads, length, head dim), the result as the query."""
+    if query.is_cuda:
+        # With fewer heads of keys there, float32 or a mask leaves only the kernel that holds all scores at once.
+        key, value = (part.repeat_interleave(query.shape[1] // part.shape[1], dim=1) for part in (key, value))
+    return functional.scaled_dot_product_attention(
+        query, key, value, attn_mask=mask, is_causal=causal, scale=scaling, enable_gqa=not query.is_cuda
+    )
 
 
 def _in_blocks(query: Tensor, run: Run) -> bool:
@@ -394,13 +399,9 @@ def _attend_last(attention: Any, query: Tensor, key: Tensor, value: Tensor, pack
         return layout.attend(query, key, value, attention.layer_idx, attention.scaling).flatten(1)
     outputs, first = [], 0
     for run in packing.runs:
-        attended = functional.scaled_dot_product_attention(
-            query[0, :, first : first + run.count].transpose(0, 1)[:, :, None],
-            _with_prefix(key, attention.layer_idx, 0, run),
-            _with_prefix(value, attention.layer_idx, 1, run),
-            scale=attention.scaling,
-            enable_gqa=True,
-        )
+        asked = query[0, :, first : first + run.count].transpose(0, 1)[:, :, None]
+        keys, values = (_with_prefix(part, attention.layer_idx, which, run) for which, part in enumerate((key, value)))
+        attended = _attend(asked, keys, values, attention.scaling)
         outputs.append(attended.flatten(1))
         first += run.count
     return torch.cat(outputs)

@@ -30,11 +30,13 @@ if TYPE_CHECKING:
 
 
 def runs_on(query: Tensor) -> bool:
-    """Tell whether the kernel is there for these queries: CUDA from Ampere on, in half precision."""
+    """Tell whether the kernel takes these queries, shape (..., head dim): CUDA from Ampere on, in half precision."""
     return (
         _HAS_KERNEL
         and query.is_cuda
         and query.dtype in (torch.float16, torch.bfloat16)
+        and query.shape[-1] % 8 == 0
+        and query.shape[-1] <= 256
         and torch.cuda.get_device_capability(query.device) >= (8, 0)
     )
 
