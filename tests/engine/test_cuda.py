@@ -22,7 +22,7 @@ on_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU t
 TEXTS = ["def f(x):", "a", "", "a longer text with some words in it", "a", "(x)", " blank", "\n", "x" * 500, "中文"]
 TEXTS += [f"text number {number} {'word ' * (number % 37)}" for number in range(60)]
 
-# What rounding to a type leaves of a cosine, `tiny`, measured: 1 - 1e-7, 1 - 2e-5 and 1 - 1e-6.
+# What rounding to a type may leave of a cosine.
 LEAST = {"float32": 0.99999, "bfloat16": 0.999, "float16": 0.9999}
 
 
