@@ -362,10 +362,10 @@ def joined(linears: Sequence[nn.Linear]) -> nn.Linear:
     """Put linear layers that read the same into one.
 
     Args:
-        linears: all with a bias, or all without.
+        linears: weights of shape (out features, in features) each; all with a bias, or all without.
 
     Returns:
-        A layer whose output is theirs, side by side.
+        A layer whose output is theirs, side by side: shape (..., sum of out features).
     """
     weight = torch.cat([linear.weight.detach() for linear in linears])
     biases = [linear.bias.detach() for linear in linears if linear.bias is not None]

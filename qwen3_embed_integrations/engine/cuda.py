@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers.models.qwen3.modeling_qwen3 import Qwen3DecoderLayer, Qwen3RMSNorm, rotate_half
+from transformers.models.qwen3.modeling_qwen3 import Qwen3DecoderLayer, Qwen3RMSNorm
 
 from qwen3_embed_integrations.engine.cpu import is_plain, joined
 
@@ -30,7 +30,10 @@ class FusedLayer(nn.Module):
     """
 
     def __init__(self, layer: Qwen3DecoderLayer, attend: Callable[..., tuple[Tensor, None]]) -> None:
+        from qwen3_embed_integrations.engine.kernels import norm_and_rotate, silu_times
+
         super().__init__()
+        self._norm_and_rotate, self._silu_times = norm_and_rotate, silu_times
         attention, mlp = layer.self_attn, layer.mlp
         self.layer_idx, self.scaling, self._dim = attention.layer_idx, attention.scaling, attention.head_dim
         projections = attention.q_proj, attention.k_proj, attention.v_proj
@@ -53,17 +56,15 @@ class FusedLayer(nn.Module):
         Returns:
             The same tensor, which holds the layer's output now.
         """
-        from qwen3_embed_integrations.engine.kernels import norm_and_rotate, silu_times
-
         rows = hidden[0]
         parts = self.qkv_proj(self.input_layernorm(rows))
-        rotated = norm_and_rotate(parts, self._norm, rotary[0][0], rotary[1][0], self._epsilon)
+        rotated = self._norm_and_rotate(parts, self._norm, rotary[0][0], rotary[1][0], self._epsilon)
         query, key = rotated.split_with_sizes([self._heads, self._kv_heads], dim=1)
         value = parts.view(len(rows), -1, self._dim)[:, self._heads + self._kv_heads :]
         states = (part.transpose(0, 1)[None] for part in (query, key, value))
         output, _ = self._attend(self, *states, None, scaling=self.scaling, **arguments)
         _add_product(rows, output[0].flatten(1), self.o_proj)
-        _add_product(rows, silu_times(self.gate_up_proj(self.post_attention_layernorm(rows))), self.down_proj)
+        _add_product(rows, self._silu_times(self.gate_up_proj(self.post_attention_layernorm(rows))), self.down_proj)
         return hidden
 
 
@@ -99,15 +100,16 @@ def runs(device: torch.device, dtype: torch.dtype, dim: int) -> bool:
         logger.warning("Triton's kernels do not run on %s, so embedding takes longer there: %s", device, error)
         return False
     normed = functional.rms_norm(states[:, : 3 * dim].float().view(3, 3, dim), (dim,), eps=1e-6) * weight
-    half: Tensor = rotate_half(normed)  # type: ignore[no-untyped-call]  # transformers leaves it untyped
+    left, right = normed.chunk(2, dim=-1)
     gate, up = states.float().chunk(2, dim=1)
-    expected = normed * cos[:, None] + half * sin[:, None], functional.silu(gate) * up
-    right = all(
+    rotated = normed * cos[:, None] + torch.cat([-right, left], dim=-1) * sin[:, None]
+    expected = rotated, functional.silu(gate) * up
+    exact = all(
         torch.allclose(*pair, rtol=0.02, atol=0.02) for pair in zip(map(Tensor.float, found), expected, strict=True)
     )
-    if not right:
+    if not exact:
         logger.warning("Triton's kernels are wrong on %s, so embedding takes longer there, without them", device)
-    return right
+    return exact
 
 
 def prepare(model: Qwen3Model, attend: Callable[..., tuple[Tensor, None]]) -> None:

@@ -1,4 +1,8 @@
-"""Triton kernels, each one pass over memory where torch's own operations take several; importing it needs Triton."""
+"""Triton kernels, each one pass over memory where torch's own operations take several; importing it needs Triton.
+
+They compute RMSNorm (https://arxiv.org/abs/1910.07467) with rotary positions (https://arxiv.org/abs/2104.09864), and
+SwiGLU's product (https://arxiv.org/abs/2002.05202).
+"""
 
 from __future__ import annotations
 
