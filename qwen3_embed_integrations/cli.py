@@ -14,7 +14,7 @@ from rich.box import SIMPLE
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
-from typer.core import TyperCommand
+from typer.core import TyperCommand, TyperGroup
 
 if TYPE_CHECKING:
     from qwen3_embed_integrations import cost as costs
@@ -23,13 +23,30 @@ if TYPE_CHECKING:
 
 _PRECISIONS = "float32,int8,binary"
 
+console = Console()
+
+
+class _Commands(TyperGroup):
+    """Tells in one line what the library raises over a user's files, models and servers, whatever the command."""
+
+    def invoke(self, ctx: Any) -> Any:
+        from qwen3_embed_integrations.endpoint import EndpointError
+
+        try:
+            return super().invoke(ctx)
+        except (EndpointError, FloatingPointError, ImportError, MemoryError, OSError, ValueError) as error:
+            line = " ".join(str(error).split()) or type(error).__name__
+            Console(stderr=True).print(f"Error: {line}", markup=False, highlight=False, soft_wrap=True)
+            raise typer.Exit(2) from error
+
+
 app = typer.Typer(
+    cls=_Commands,
     help="Qwen3-Embedding models for LangChain, LlamaIndex and Haystack.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_show_locals=False,
 )
-console = Console()
 
 
 def _hide_loading() -> None:
@@ -50,10 +67,7 @@ def demo(
     from qwen3_embed_integrations.encoder import Qwen3Encoder
 
     _hide_loading()
-    try:
-        encoder = Qwen3Encoder(model, query_instruction="code_search")
-    except ValueError as error:
-        raise typer.BadParameter(str(error), param_hint="--model") from error
+    encoder = Qwen3Encoder(model, query_instruction="code_search")
     index = build(encoder)
     console.print(
         f"{len(index.entries):,} functions and classes, {index.tokens:,} tokens, embedded in {index.seconds:.1f} s "
@@ -137,19 +151,16 @@ def bench(
     if short_documents is None:
         short_documents = 10_000 if shape == "tiny" else 0
     with console.status("") as status:
-        try:
-            report = run(
-                shape,
-                folder=folder,
-                peers=None if peers is None else [peer.strip() for peer in peers.split(",") if peer.strip()],
-                rounds=rounds,
-                short_documents=short_documents,
-                peer_dtype=peer_dtype,
-                device=device,
-                on_progress=status.update,
-            )
-        except ValueError as error:
-            raise typer.BadParameter(str(error)) from error
+        report = run(
+            shape,
+            folder=folder,
+            peers=None if peers is None else [peer.strip() for peer in peers.split(",") if peer.strip()],
+            rounds=rounds,
+            short_documents=short_documents,
+            peer_dtype=peer_dtype,
+            device=device,
+            on_progress=status.update,
+        )
     _print_report(report)
     if json_file is not None:
         json_file.write_text(json.dumps(report.to_dict(), indent=2) + "\n", encoding="utf-8")
@@ -214,37 +225,32 @@ def evaluate(
         raise typer.BadParameter("--task-prompts and --output go with --benchmark or --tasks")
     if (corpus is None) != (queries is None) or (corpus is None and qrels is not None):
         raise typer.BadParameter("give --corpus and --queries, and --qrels beside them where there are judgements")
-    try:
-        import_faiss()
-    except ImportError as error:
-        raise typer.BadParameter(str(error)) from error
-    try:
-        if corpus is None or queries is None:
-            judged = quality.standard_library_questions()
-        else:
-            judged = quality.read_judged(corpus, queries, qrels)
-        encoder = Qwen3Encoder(model)
-        if dimensions is None:
-            sizes = [encoder.dimensions]
-            while sizes[-1] // 2 >= MIN_DIMENSIONS:
-                sizes.append(sizes[-1] // 2)
-        else:
-            try:
-                sizes = [int(size) for size in dimensions.split(",")]
-            except ValueError:
-                message = f"must be whole numbers with commas between them, got {dimensions!r}"
-                raise typer.BadParameter(message, param_hint="--dimensions") from None
-        report = quality.measure(
-            encoder,
-            judged,
-            sizes,
-            [precision.strip() for precision in precisions.split(",")],
-            instructions=instruction or ["code_search" if corpus is None else "web_search"],
-            model=model,
-            show_progress=console.is_terminal,
-        )
-    except (OSError, ValueError) as error:
-        raise typer.BadParameter(str(error)) from error
+    # Before anything is read.
+    import_faiss()
+    if corpus is None or queries is None:
+        judged = quality.standard_library_questions()
+    else:
+        judged = quality.read_judged(corpus, queries, qrels)
+    encoder = Qwen3Encoder(model)
+    if dimensions is None:
+        sizes = [encoder.dimensions]
+        while sizes[-1] // 2 >= MIN_DIMENSIONS:
+            sizes.append(sizes[-1] // 2)
+    else:
+        try:
+            sizes = [int(size) for size in dimensions.split(",")]
+        except ValueError:
+            message = f"must be whole numbers with commas between them, got {dimensions!r}"
+            raise typer.BadParameter(message, param_hint="--dimensions") from None
+    report = quality.measure(
+        encoder,
+        judged,
+        sizes,
+        [precision.strip() for precision in precisions.split(",")],
+        instructions=instruction or ["code_search" if corpus is None else "web_search"],
+        model=model,
+        show_progress=console.is_terminal,
+    )
     _print_quality(report)
     if json_file is not None:
         json_file.write_text(json.dumps(report.to_dict(), indent=2) + "\n", encoding="utf-8")
@@ -321,25 +327,19 @@ def _run_mteb(
     output: Path,
     json_file: Path | None,
 ) -> None:
+    from qwen3_embed_integrations import evaluation
     from qwen3_embed_integrations.encoder import Qwen3Encoder
 
-    try:
-        from qwen3_embed_integrations import evaluation
-    except ImportError as error:
-        raise typer.BadParameter(str(error)) from error
     if dimensions is not None and not dimensions.isdecimal():
         raise typer.BadParameter(f"must be one number for MTEB, got {dimensions!r}", param_hint="--dimensions")
-    try:
-        name, chosen = (None, None) if benchmark is None else evaluation.benchmark_tasks(benchmark)
-        if chosen is None or tasks is not None:
-            chosen = evaluation.select_tasks([task.strip() for task in (tasks or "").split(",")], chosen)
-        prompts = None if task_prompts is None else evaluation.read_task_prompts(task_prompts)
-        encoder = Qwen3Encoder(model, dimensions=None if dimensions is None else int(dimensions))
-        adapter = evaluation.MTEBEncoder(encoder, prompts)
-        meta = adapter.mteb_model_meta
-        output.mkdir(parents=True, exist_ok=True)
-    except (OSError, ValueError) as error:
-        raise typer.BadParameter(str(error)) from error
+    name, chosen = (None, None) if benchmark is None else evaluation.benchmark_tasks(benchmark)
+    if chosen is None or tasks is not None:
+        chosen = evaluation.select_tasks([task.strip() for task in (tasks or "").split(",")], chosen)
+    prompts = None if task_prompts is None else evaluation.read_task_prompts(task_prompts)
+    encoder = Qwen3Encoder(model, dimensions=None if dimensions is None else int(dimensions))
+    adapter = evaluation.MTEBEncoder(encoder, prompts)
+    meta = adapter.mteb_model_meta
+    output.mkdir(parents=True, exist_ok=True)
     console.print(
         f"{meta.name}, {meta.revision}; tasks: {len(chosen)}, results in {output}", markup=False, soft_wrap=True
     )
@@ -480,7 +480,6 @@ def embed(
     """Embed a column of many rows; run it again to go on where it was stopped."""
     from qwen3_embed_integrations.bulk import embed_files
     from qwen3_embed_integrations.encoder import Qwen3Encoder
-    from qwen3_embed_integrations.endpoint import EndpointError
     from qwen3_embed_integrations.remote import RemoteEncoder
 
     _hide_loading()
@@ -511,11 +510,6 @@ def embed(
     except KeyboardInterrupt:
         console.print("Stopped. The same command goes on where this one stopped.")
         raise typer.Exit(130) from None
-    except EndpointError as error:
-        console.print(str(error), markup=False, highlight=False)
-        raise typer.Exit(2) from error
-    except (ConnectionError, ImportError, OSError, ValueError) as error:
-        raise typer.BadParameter(str(error)) from error
     lines = [
         f"{report.rows:,} rows in {report.parts:,} files in {report.destination}; "
         f"{report.embedded_rows:,} embedded now, {report.tokens:,} tokens in {report.seconds:,.1f} s"
@@ -544,19 +538,12 @@ def check_endpoint(
     The key is read from QWEN3_EMBED_API_KEY, or the variable of a known service. Exits with 1 where there is a fault,
     and with 2 where there is no answer.
     """
-    from qwen3_embed_integrations.endpoint import EndpointError
     from qwen3_embed_integrations.endpoint_check import PROBES, check_endpoint
 
     _hide_loading()
-    try:
-        report = check_endpoint(
-            url, model=model, served_model_name=served_model_name, reference=reference, max_tokens=max_tokens
-        )
-    except (ImportError, ValueError) as error:
-        raise typer.BadParameter(str(error)) from error
-    except EndpointError as error:
-        console.print(str(error), markup=False, highlight=False)
-        raise typer.Exit(2) from error
+    report = check_endpoint(
+        url, model=model, served_model_name=served_model_name, reference=reference, max_tokens=max_tokens
+    )
     compared = "with themselves: no weights here" if report.reference is None else f"with {report.reference}"
     console.print(f"{len(PROBES)} texts, vectors of {report.size} components, compared {compared}", highlight=False)
     for finding in report.findings:
@@ -593,17 +580,14 @@ def cost(
     _hide_loading()
     _check_files(json_file, None)
     own = [_own_price(price) for price in prices or []]
-    try:
-        found = estimate(
-            files or [],
-            model,
-            daily_tokens=daily_tokens,
-            text_column=text_column,
-            watts=WATTS if watts is None else watts,
-            prices=[*own, *PRICES],
-        )
-    except (ImportError, OSError, ValueError) as error:
-        raise typer.BadParameter(str(error)) from error
+    found = estimate(
+        files or [],
+        model,
+        daily_tokens=daily_tokens,
+        text_column=text_column,
+        watts=WATTS if watts is None else watts,
+        prices=[*own, *PRICES],
+    )
     _print_cost(found, assumed=watts is None)
     if json_file is not None:
         json_file.write_text(json.dumps(found.to_dict(), indent=2) + "\n", encoding="utf-8")
