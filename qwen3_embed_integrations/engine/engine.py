@@ -9,20 +9,32 @@ import weakref
 from collections import Counter, deque
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
+import transformers
 from tqdm.auto import tqdm
+from transformers import AutoConfig, AutoModel, Qwen3Config
 
 from qwen3_embed_integrations.engine.batching import groups
+from qwen3_embed_integrations.engine.model_files import (
+    MODULES,
+    SENTENCE_TRANSFORMERS,
+    check_folder,
+    check_tensors,
+    read_object,
+    read_tensors,
+    rotary_settings,
+)
 from qwen3_embed_integrations.engine.packed import PackedModel, shared_prefix
 from qwen3_embed_integrations.engine.padded import PaddedModel
 from qwen3_embed_integrations.engine.scheduler import Item, Job, Scheduler
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -38,6 +50,9 @@ Result = TypeVar("Result")
 _BATCH_TOKENS_CPU = 2048
 _BATCH_TOKENS_ACCELERATOR = 16_384
 _BATCH_TOKENS_LEAST = 512
+
+# The process in which torch's threads were started, for a fork of it, where they are missing.
+_computed_in: int | None = None
 
 
 @dataclass(frozen=True)
@@ -86,7 +101,6 @@ class Engine:
         self.settings = settings
         self._lock = threading.Lock()
         self._model: PackedModel | PaddedModel | None = None
-        self._process: int | None = None
         self._scheduler = Scheduler()
         # OpenMP gives each thread that computes threads of its own, and once there are more of them than cores, none
         # waits actively any more: after callers on 32 threads, a query took 1.7 times as long.
@@ -112,7 +126,7 @@ class Engine:
             ValueError: the model cannot be run, or not quantized.
             RuntimeError: the process was forked from the one that loaded them, and torch would hang.
         """
-        if self._process not in (None, os.getpid()) and torch.get_num_threads() > 1:
+        if _computed_in not in (None, os.getpid()) and torch.get_num_threads() > 1:
             raise RuntimeError(
                 "this process was forked after the model was loaded, and torch's threads do not survive that: start "
                 "workers with 'spawn', or call torch.set_num_threads(1) before the model is loaded"
@@ -122,7 +136,6 @@ class Engine:
                 # On the caller's thread, where a download can be interrupted.
                 folder = self.settings.source.model_folder()
                 self._model = self._on_thread(lambda: _load(self.settings, folder))
-                self._process = os.getpid()
             return self._model
 
     def embed(
@@ -193,7 +206,10 @@ class Engine:
 
     def _on_thread(self, work: Callable[[], Result]) -> Result:
         """Do something on the engine's own thread; on the caller's where there is none, or torch has one thread."""
+        global _computed_in
         threads = torch.get_num_threads()
+        if threads > 1:
+            _computed_in = os.getpid()
         if self._thread is None or threads == 1:
             return work()
 
@@ -332,27 +348,18 @@ def _load(settings: EngineSettings, folder: Path) -> PackedModel | PaddedModel:
 
 def _load_modules(settings: EngineSettings, folder: Path) -> SentenceTransformer:
     """Load a model's weights and modules from its files, safetensors only and without code of its own."""
-    from sentence_transformers import SentenceTransformer
-    from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
-
-    model_kwargs: dict[str, Any] = {"dtype": getattr(torch, settings.dtype), "use_safetensors": True}
-    device: str | None = settings.device
-    if (places := settings.device_map) is not None:
-        model_kwargs["device_map"] = places if isinstance(places, str) else dict(places)
-        device = None
-    if (folder / "modules.json").is_file():
-        model = SentenceTransformer(
-            str(folder),
-            device=device,
-            local_files_only=True,
-            trust_remote_code=False,
-            model_kwargs=model_kwargs,
-        )
-    else:
-        # A bare transformers checkpoint: sentence-transformers by itself would pool it by the mean.
-        transformer = Transformer(str(folder), model_kwargs={**model_kwargs, "local_files_only": True})
-        pooling = Pooling(settings.source.limits()[0], pooling_mode="lasttoken")
-        model = SentenceTransformer(modules=[transformer, pooling], device=device)
+    check_folder(folder)
+    config_path = folder / "config.json"
+    rotary = rotary_settings(str(config_path), read_object(config_path))
+    config_kwargs = _config_kwargs(rotary)
+    with _named_errors(folder):
+        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False, **config_kwargs)
+    _check_rotary(folder, config, rotary)
+    _check_weights(folder, config)
+    with _named_errors(folder):
+        model = _sentence_transformer(settings, folder, config_kwargs)
+    # Its own default; the engine gives whole states.
+    model.truncate_dim = None
     width, hidden_size = model.get_embedding_dimension(), settings.source.limits()[0]
     if width != hidden_size:
         raise ValueError(f"{settings.source.location} gives vectors of {width}, not of its hidden size {hidden_size}")
@@ -361,6 +368,93 @@ def _load_modules(settings: EngineSettings, folder: Path) -> SentenceTransformer
     model.model_card_data.model = None
     logger.info("loaded %s in %s on %s", settings.source.location, settings.dtype, settings.device)
     return model
+
+
+def _sentence_transformer(settings: EngineSettings, folder: Path, config_kwargs: dict[str, Any]) -> SentenceTransformer:
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
+
+    model_kwargs: dict[str, Any] = {"dtype": getattr(torch, settings.dtype), "use_safetensors": True}
+    device: str | None = settings.device
+    if (places := settings.device_map) is not None:
+        model_kwargs["device_map"] = places if isinstance(places, str) else dict(places)
+        device = None
+    if (folder / MODULES).is_file():
+        return SentenceTransformer(
+            str(folder),
+            device=device,
+            local_files_only=True,
+            trust_remote_code=False,
+            model_kwargs=model_kwargs,
+            config_kwargs=config_kwargs,
+        )
+    # A bare transformers checkpoint: sentence-transformers by itself would pool it by the mean.
+    transformer = Transformer(
+        str(folder), model_kwargs={**model_kwargs, "local_files_only": True}, config_kwargs=config_kwargs
+    )
+    pooling = Pooling(settings.source.limits()[0], pooling_mode="lasttoken")
+    return SentenceTransformer(modules=[transformer, pooling], device=device)
+
+
+@contextmanager
+def _named_errors(folder: Path) -> Iterator[None]:
+    """Say what cannot be loaded, and with what it was saved: what a file makes the libraries raise has many classes."""
+    import sentence_transformers
+
+    try:
+        yield
+    except MemoryError:
+        raise
+    except Exception as error:
+        if isinstance(error, RuntimeError) and _is_out_of_memory(error):
+            raise
+        path = folder / SENTENCE_TRANSFORMERS
+        saved = read_object(path).get("__version__") if path.is_file() else None
+        here = {"sentence_transformers": sentence_transformers.__version__, "transformers": transformers.__version__}
+        raise ValueError(
+            f"the model in {folder} cannot be loaded: {type(error).__name__}: {error} (saved with: "
+            f"{saved or 'unknown'}; here: {here})"
+        ) from error
+
+
+def _reads_rope_parameters() -> bool:
+    # transformers 4 keeps the entry of a file too, but computes with others.
+    return hasattr(Qwen3Config(), "rope_parameters")
+
+
+def _config_kwargs(rotary: Mapping[str, Any]) -> dict[str, Any]:
+    """Say again what transformers 4 does not read of a config that transformers 5 wrote: it would rotate otherwise."""
+    if not rotary or _reads_rope_parameters():
+        return {}
+    scaling = {name: value for name, value in rotary.items() if name != "rope_theta"}
+    theta = {"rope_theta": rotary["rope_theta"]} if "rope_theta" in rotary else {}
+    return {**theta, "rope_scaling": None if scaling.get("rope_type", "default") == "default" else scaling}
+
+
+def _check_rotary(folder: Path, config: Any, rotary: Mapping[str, Any]) -> None:
+    """Check that the installed transformers read what the file says, whichever release wrote it."""
+    if _reads_rope_parameters():
+        read = getattr(config, "rope_parameters", None) or {}
+    else:
+        read = {"rope_theta": getattr(config, "rope_theta", None), **(getattr(config, "rope_scaling", None) or {})}
+    for name, value in rotary.items():
+        found = read.get(name, "default" if name == "rope_type" else None)
+        if found != value:
+            raise ValueError(
+                f"{folder / 'config.json'} gives {name} as {value!r}, and transformers {transformers.__version__} "
+                f"reads {found!r}: install another release of transformers"
+            )
+
+
+def _check_weights(folder: Path, config: Any) -> None:
+    """Check that the files hold the model's tensors, and no others, before they are read."""
+    held = read_tensors(folder)
+    if config.is_encoder_decoder:
+        return  # sentence-transformers takes a part of it
+    with torch.device("meta"):
+        model = AutoModel.from_config(config)  # type: ignore[no-untyped-call]  # transformers leaves it untyped
+    needed = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    check_tensors(folder, held, needed, f"{model.base_model_prefix}.")
 
 
 _engines: weakref.WeakValueDictionary[EngineSettings, Engine] = weakref.WeakValueDictionary()

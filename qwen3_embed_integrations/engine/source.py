@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import hashlib
-import json
 import os
 import re
 from dataclasses import dataclass, field, replace
@@ -12,7 +11,16 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from qwen3_embed_integrations.models import CONTEXT, MODELS, find_spec
+from qwen3_embed_integrations.engine.model_files import (
+    ADAPTER,
+    MERGE,
+    SENTENCE_TRANSFORMERS,
+    limits_of,
+    read_object,
+    saved_limits,
+    vector_files,
+)
+from qwen3_embed_integrations.models import MODELS, find_spec
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _TOKENIZER_FILES = ["config.json", "tokenizer*.json"]
@@ -46,25 +54,40 @@ class ModelSource:
 
     def config(self) -> dict[str, Any]:
         """Read the model's config.json; from the hub, only this file is fetched."""
-        path = Path(self.location) / "config.json" if self.is_folder else self._hub_config()
-        config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        if "hidden_size" not in config:
-            raise ValueError(f"{path} is no text model's config: it has no hidden_size")
-        return config
+        return read_object(self._config_path())
 
     def limits(self) -> tuple[int, int]:
-        """Give (largest dimension, context in tokens), from the known facts or else from config.json."""
+        """Return (largest dimension, context in tokens), from the known facts or else from config.json."""
         spec = find_spec(self.location)
         if spec is not None:
             return spec.max_dimensions, spec.context
-        config = self.config()
-        return int(config["hidden_size"]), min(int(config.get("max_position_embeddings", CONTEXT)), CONTEXT)
+        return limits_of(str(self._config_path()), self.config())
+
+    def saved_limits(self) -> tuple[int, int]:
+        """Return (dimensions, tokens of a text) that the model was saved to give and to read."""
+        limits = self.limits()
+        if find_spec(self.location) is not None:
+            return limits
+        saved, bert = self.optional(SENTENCE_TRANSFORMERS), self.optional("sentence_bert_config.json")
+        return saved_limits(limits, saved, bert, self.optional("tokenizer_config.json"))
+
+    def optional(self, name: str) -> dict[str, Any]:
+        """Read one of the model's JSON files, by itself from the hub; empty where the model has none."""
+        if self.is_folder or self.local_files_only:
+            path = self._config_path().parent / name
+            return read_object(path) if path.is_file() else {}
+        from huggingface_hub.errors import EntryNotFoundError
+
+        try:
+            return read_object(self._fetched(name))
+        except EntryNotFoundError:
+            return {}
 
     def pinned(self) -> ModelSource:
         """Give the same source held to what it is now: the hub's commit, or a folder's files."""
         if self.is_folder:
             return replace(self, files=_list_files(self.location))
-        return replace(self, revision=self._hub_config().parent.name)
+        return replace(self, revision=self._config_path().parent.name)
 
     def version(self) -> str:
         """Name the weights of a pinned source: the hub's commit, or a folder's SHA-256; 12 hexadecimal digits."""
@@ -105,29 +128,46 @@ class ModelSource:
             )
         )
 
-    def _hub_config(self) -> Path:
-        if self.local_files_only:
-            return self._cached_config()
-        from huggingface_hub import hf_hub_download
+    def _config_path(self) -> Path:
+        if self.is_folder:
+            return Path(self.location) / "config.json"
+        return self._cached_config() if self.local_files_only else self._fetched("config.json")
 
-        return Path(
-            hf_hub_download(
-                self.location, "config.json", revision=self.revision, cache_dir=self._cache_dir, token=self.token
+    def _fetched(self, name: str) -> Path:
+        from huggingface_hub import hf_hub_download
+        from huggingface_hub.errors import LocalEntryNotFoundError
+
+        try:
+            path = hf_hub_download(
+                self.location, name, revision=self.revision, cache_dir=self._cache_dir, token=self.token
             )
-        )
+        except LocalEntryNotFoundError as error:
+            raise self._not_cached("the hub cannot be reached") from error
+        return Path(path)
 
     def _cached_config(self) -> Path:
         # The hub's download functions ask the network for a registry of agents even when told local_files_only.
         from huggingface_hub import try_to_load_from_cache
-        from huggingface_hub.constants import HF_HUB_CACHE
 
         path = try_to_load_from_cache(self.location, "config.json", cache_dir=self._cache_dir, revision=self.revision)
         if not isinstance(path, str):
-            raise FileNotFoundError(
-                f"{self.location} (revision {self.revision or 'main'}) is not in the cache at "
-                f"{self._cache_dir or HF_HUB_CACHE}, and local_files_only=True keeps it from being fetched"
-            )
+            raise self._not_cached("local_files_only=True keeps it from being fetched")
         return Path(path)
+
+    def _not_cached(self, reason: str) -> FileNotFoundError:
+        from huggingface_hub.constants import HF_HUB_CACHE
+
+        cache = Path(self._cache_dir or HF_HUB_CACHE)
+        revision = self.revision or "main"
+        repository = cache / f"models--{self.location.replace('/', '--')}"
+        commits = sorted(path.parent.name for path in repository.glob("snapshots/*/config.json"))
+        hint = f"fetch it with `hf download {self.location}`"
+        if commits:
+            missing = repository / "refs" / revision
+            hint = f"{missing} is missing, which says what commit that is: as revision give one of {', '.join(commits)}"
+        return FileNotFoundError(
+            f"{self.location} (revision {revision}) is not in the cache at {cache}, and {reason}: {hint}"
+        )
 
     @property
     def _cache_dir(self) -> str | None:
@@ -155,6 +195,8 @@ def locate(model: str | os.PathLike[str]) -> str:
     # An empty name would be the current folder.
     if model != "" and folder.is_dir():
         if not (folder / "config.json").is_file():
+            if (folder / ADAPTER).is_file():
+                raise ValueError(f"{folder / ADAPTER} is a PEFT adapter without its model: {MERGE}")
             raise ValueError(f"the folder {str(model)!r} holds no model: it has no config.json")
         return str(folder.resolve())
     if isinstance(model, str) and _HUB_ID.fullmatch(model):
@@ -170,8 +212,8 @@ def locate(model: str | os.PathLike[str]) -> str:
 
 def _list_files(location: str) -> tuple[tuple[str, int, int], ...]:
     folder = Path(location)
-    paths = sorted(path for pattern in _MODEL_FILES for path in folder.rglob(pattern))
-    return tuple((path.relative_to(folder).as_posix(), path.stat().st_size, path.stat().st_mtime_ns) for path in paths)
+    found = ((path.relative_to(folder).as_posix(), path.stat()) for path in vector_files(folder))
+    return tuple((name, status.st_size, status.st_mtime_ns) for name, status in found)
 
 
 @lru_cache(maxsize=64)

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from tokenizers import Tokenizer
 
+from qwen3_embed_integrations.engine.model_files import refuse_pointer
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
@@ -62,14 +64,19 @@ class Tokenization:
         folder: where tokenizer.json is.
 
     Raises:
-        ValueError: there is no tokenizer.json, or it does not append an end token, on which these models pool.
+        ValueError: there is no tokenizer.json, it can't be read, or it does not append an end token, on which these
+            models pool.
     """
 
     def __init__(self, folder: Path) -> None:
         path = folder / "tokenizer.json"
         if not path.is_file():
             raise ValueError(f"the model in {folder} has no tokenizer.json")
-        self._tokenizer = Tokenizer.from_file(str(path))
+        refuse_pointer(path)
+        try:
+            self._tokenizer = Tokenizer.from_file(str(path))
+        except Exception as error:  # tokenizers has no class of its own
+            raise ValueError(f"{path} is no tokenizer ({error}): fetch the model again, whole") from error
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
         bare = self._tokenizer.encode("a", add_special_tokens=False).ids
