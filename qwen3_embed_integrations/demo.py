@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from qwen3_embed_integrations.encoder import BaseEncoder, Qwen3Encoder
+from qwen3_embed_integrations.instructions import Prompts
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -116,7 +117,7 @@ class EmbeddedOnce(BaseEncoder):
     """
 
     def __init__(self, encoder: Qwen3Encoder, texts: Sequence[str]) -> None:
-        super().__init__(encoder.query_instruction, None)
+        super().__init__(None, None)
         self._encoder = encoder
         self._vectors = dict(zip(texts, encoder.encode_documents(texts, show_progress=True), strict=True))
 
@@ -138,6 +139,9 @@ class EmbeddedOnce(BaseEncoder):
     def count_tokens(self, texts: Iterable[str]) -> list[int]:
         """Count each text's tokens, the end token included."""
         return self._encoder.count_tokens(texts)
+
+    def _default_prompts(self) -> Prompts:
+        return Prompts(self._encoder._query_prompt, "")
 
     def _encode(self, texts: list[str], prompt: str, show_progress: bool) -> NDArray[np.float32]:
         if prompt:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import logging
 import os
 import threading
 import time
@@ -19,8 +20,16 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 
+from qwen3_embed_integrations.engine.model_files import SENTENCE_TRANSFORMERS
 from qwen3_embed_integrations.engine.source import ModelSource, locate
-from qwen3_embed_integrations.instructions import query_prompt, resolve_instruction
+from qwen3_embed_integrations.instructions import (
+    OWN_PROMPTS,
+    Prompts,
+    is_written_out,
+    query_prompt,
+    saved_prompts,
+    task_of,
+)
 from qwen3_embed_integrations.long_text import LEAST_TOKENS, MAX_TOKENS, OVERLAP_TOKENS, Span, split
 from qwen3_embed_integrations.matryoshka import as_integer, truncate
 from qwen3_embed_integrations.models import MIN_DIMENSIONS, find_spec
@@ -32,6 +41,8 @@ if TYPE_CHECKING:
 
     from qwen3_embed_integrations.engine.engine import Embedded, Engine
     from qwen3_embed_integrations.engine.tokenization import Tokenization
+
+logger = logging.getLogger(__name__)
 
 DEFAULT_MODEL = "Qwen/Qwen3-Embedding-0.6B"
 DTYPES = ("auto", "float32", "bfloat16", "float16")
@@ -48,6 +59,10 @@ _THREADS = ThreadPoolExecutor(max_workers=64, thread_name_prefix="qwen3-embed")
 
 class TruncationWarning(UserWarning):
     """A text was longer than `max_tokens` and only its beginning was embedded."""
+
+
+class WrittenOut(str):
+    """A text that has its instruction already and is embedded as it stands."""
 
 
 class Encoder(Protocol):
@@ -105,21 +120,36 @@ class BaseEncoder(ABC):
     """Derives the methods of `Encoder` that embed from one: `_encode`.
 
     Args:
-        query_instruction: a name in `INSTRUCTIONS`, or a task sentence.
-        document_instruction: the same for documents; None for bare documents.
+        query_instruction: a name in `INSTRUCTIONS`, a task sentence, or "" for none; None for `_default_prompts`.
+        document_instruction: the same for documents.
     """
 
-    def __init__(self, query_instruction: str, document_instruction: str | None) -> None:
-        self._query_prompt = query_prompt(query_instruction)
-        self._document_prompt = "" if document_instruction is None else query_prompt(document_instruction)
+    def __init__(self, query_instruction: str | None, document_instruction: str | None) -> None:
+        self._given_query_prompt = None if query_instruction is None else query_prompt(query_instruction)
+        self._given_document_prompt = None if document_instruction is None else query_prompt(document_instruction)
+        self._has_warned_of_prompts = False
+
+    def _default_prompts(self) -> Prompts:
+        """Return what stands before texts where no instruction is given."""
+        return OWN_PROMPTS
+
+    @property
+    def _query_prompt(self) -> str:
+        given = self._given_query_prompt
+        return self._default_prompts().query if given is None else given
+
+    @property
+    def _document_prompt(self) -> str:
+        given = self._given_document_prompt
+        return self._default_prompts().document if given is None else given
 
     @abstractmethod
     def _encode(self, texts: list[str], prompt: str, show_progress: bool) -> NDArray[np.float32]:
         """Embed texts that were checked already.
 
         Args:
-            texts: the texts, without prompt.
-            prompt: what stands before each of them, or "".
+            texts: the texts, without prompt but for those that are `WrittenOut`.
+            prompt: what stands before each of the others, or "".
             show_progress: whether to draw a progress bar.
 
         Returns:
@@ -131,9 +161,12 @@ class BaseEncoder(ABC):
     ) -> NDArray[np.float32]:
         r"""Embed queries, each written as `Instruct: {task}\nQuery:{text}`.
 
+        A query that is written like that already is embedded as it stands, and a warning says so once.
+
         Args:
             texts: the queries.
-            instruction: a name in `INSTRUCTIONS` or a task sentence, for this call; None for the encoder's own.
+            instruction: a name in `INSTRUCTIONS`, a task sentence, a whole prompt, or "" for none, for this call; None
+                for the encoder's own.
             show_progress: whether to draw a progress bar.
 
         Returns:
@@ -144,7 +177,7 @@ class BaseEncoder(ABC):
             ValueError: the instruction is unknown, or leaves no room for a text in `max_tokens`.
         """
         prompt = self._query_prompt if instruction is None else query_prompt(instruction)
-        return self._encode(as_texts(texts), prompt, show_progress)
+        return self._encode(self._marked(as_texts(texts), prompt), prompt, show_progress)
 
     def encode_documents(
         self, texts: Iterable[str], *, instruction: str | None = None, show_progress: bool = False
@@ -153,8 +186,7 @@ class BaseEncoder(ABC):
 
         Args:
             texts: the documents.
-            instruction: a name in `INSTRUCTIONS` or a task sentence, for this call; None for the encoder's own.
-                It is written in the template of the queries.
+            instruction: as for `encode_queries`. It is written in the template of the queries.
             show_progress: whether to draw a progress bar.
 
         Returns:
@@ -165,11 +197,27 @@ class BaseEncoder(ABC):
             ValueError: the instruction is unknown, or leaves no room for a text in `max_tokens`.
         """
         prompt = self._document_prompt if instruction is None else query_prompt(instruction)
-        return self._encode_documents(as_texts(texts), prompt, show_progress)
+        return self._encode_documents(self._marked(as_texts(texts), prompt), prompt, show_progress)
 
     def _encode_documents(self, texts: list[str], prompt: str, show_progress: bool) -> NDArray[np.float32]:
         """Embed documents, where that differs from queries: as `_encode`."""
         return self._encode(texts, prompt, show_progress)
+
+    def _marked(self, texts: list[str], prompt: str) -> list[str]:
+        """Mark the texts that have an instruction already and must not get a second one."""
+        if not prompt:
+            return texts
+        marked = [WrittenOut(text) if is_written_out(text) else text for text in texts]
+        first = next((index for index, text in enumerate(marked) if isinstance(text, WrittenOut)), None)
+        if first is not None and not self._has_warned_of_prompts:
+            self._has_warned_of_prompts = True
+            warnings.warn(
+                f"the text at index {first} begins with 'Instruct:' and has a line 'Query:', so it is embedded "
+                "as it stands, without the encoder's instruction, as are others like it: give bare texts",
+                UserWarning,
+                stacklevel=3,
+            )
+        return marked
 
     async def aencode_queries(self, texts: Iterable[str], *, instruction: str | None = None) -> NDArray[np.float32]:
         """Embed queries in a thread, without blocking the event loop.
@@ -202,7 +250,7 @@ class EncoderSettings:
 
     model: str = DEFAULT_MODEL
     dimensions: int | None = None
-    query_instruction: str = "web_search"
+    query_instruction: str | None = None
     document_instruction: str | None = None
     max_tokens: int | None = None
     long_text: LongText = "truncate"
@@ -243,7 +291,7 @@ class ConfiguredEncoder(BaseEncoder):
 
     settings: Any
 
-    def __init__(self, query_instruction: str, document_instruction: str | None) -> None:
+    def __init__(self, query_instruction: str | None, document_instruction: str | None) -> None:
         super().__init__(query_instruction, document_instruction)
         self._counter = UsageCounter()
 
@@ -330,11 +378,16 @@ class Qwen3Encoder(ConfiguredEncoder):
 
     Args:
         model: "tiny", "0.6B", "4B" or "8B"; a hub id; or a folder with a model's files.
-        dimensions: components of the vectors, 32 to the model's own; None for all of them. Vectors are cut and
-            brought back to unit length (Matryoshka representation learning, https://arxiv.org/abs/2205.13147).
-        query_instruction: a name in `INSTRUCTIONS`, or a task sentence in English.
-        document_instruction: the same for documents; None for bare documents, as the models were trained.
-        max_tokens: tokens of a text to read at most, prompt and end token included; None for the model's context.
+        dimensions: components of the vectors, 32 to the model's own; None for all of them, or for the `truncate_dim`
+            that a folder was saved with. Vectors are cut and brought back to unit length (Matryoshka representation
+            learning, https://arxiv.org/abs/2205.13147).
+        query_instruction: a name in `INSTRUCTIONS`, a task sentence in English, a whole prompt
+            (`Instruct: {task}\nQuery:`), or "" for none; None for the prompt that the model was saved with
+            (config_sentence_transformers.json), or for "web_search" where that has none.
+        document_instruction: the same for documents; None for the saved prompt, or for bare documents, as the models
+            were trained.
+        max_tokens: tokens of a text to read at most, prompt and end token included; None for the model's context, or
+            for the `max_seq_length` that a folder was saved with.
         long_text: what to do with a longer text: "truncate" reads its beginning, warns once and counts it in
             `truncated_texts`; "error" refuses, before any work; "chunk" cuts a document into overlapping windows of
             `max_tokens`, 20,000 at most, and gives the mean of their vectors, weighted by their tokens. A query is
@@ -373,7 +426,7 @@ class Qwen3Encoder(ConfiguredEncoder):
         model: str | os.PathLike[str] = DEFAULT_MODEL,
         *,
         dimensions: int | None = None,
-        query_instruction: str = "web_search",
+        query_instruction: str | None = None,
         document_instruction: str | None = None,
         max_tokens: int | None = None,
         long_text: LongText = "truncate",
@@ -423,29 +476,35 @@ class Qwen3Encoder(ConfiguredEncoder):
         self._held_tokenization: Tokenization | None = None
         self._has_warned = False
         self._limits: tuple[int, int] | None = None
+        self._saved = (0, 0)
+        self._prompts: Prompts | None = None
         if self._source.is_folder or find_spec(location) is not None:
             self._check_limits()
 
     @property
     def dimensions(self) -> int:
         """Components of the vectors that it returns."""
-        return self.settings.dimensions or self._check_limits()[0]
+        return self.settings.dimensions or self._saved_limits()[0]
 
     @property
     def max_tokens(self) -> int:
         """Tokens of a text that it reads at most, prompt and end token included."""
-        return self.settings.max_tokens or self._check_limits()[1]
+        return self.settings.max_tokens or self._saved_limits()[1]
 
     @property
     def query_instruction(self) -> str:
-        """The task sentence that queries get."""
-        return resolve_instruction(self.settings.query_instruction)
+        """The task sentence that queries get, or else their prompt as it is; "" for none."""
+        return task_of(self._query_prompt)
 
     @property
     def document_instruction(self) -> str | None:
-        """The task sentence that documents get, or None."""
-        instruction = self.settings.document_instruction
-        return None if instruction is None else resolve_instruction(instruction)
+        """The task sentence that documents get, or else their prompt as it is; None for none."""
+        return task_of(self._document_prompt) or None
+
+    def _default_prompts(self) -> Prompts:
+        if self._prompts is None:
+            self._prompts = prompts_of(self._pinned or self._source)
+        return self._prompts
 
     @property
     def truncated_texts(self) -> int:
@@ -508,7 +567,8 @@ class Qwen3Encoder(ConfiguredEncoder):
     def close(self) -> None:
         """Let go of the model: its memory is free once every encoder that shares it let go. A later use loads again."""
         with self._lock:
-            self._held_engine = self._held_tokenization = self._pinned = self._version = self._limits = None
+            self._held_engine = self._held_tokenization = self._pinned = self._version = None
+            self._limits = self._prompts = None
 
     def split(self, text: str, max_tokens: int = MAX_TOKENS, overlap_tokens: int = OVERLAP_TOKENS) -> list[Span]:
         """Cut a text into windows that overlap, exact to the token; this needs the tokenizer only.
@@ -583,7 +643,7 @@ class Qwen3Encoder(ConfiguredEncoder):
             raise ValueError(
                 f"max_tokens={max_tokens} leaves no room for a text: the instruction and the end token take {needed}"
             )
-        token_ids = list(tokenization.encode([prompt + text for text in texts]))
+        token_ids = list(tokenization.encode(with_prompt(texts, prompt)))
         too_long = [(index, len(ids)) for index, ids in enumerate(token_ids) if len(ids) > max_tokens]
         windows: dict[int, tuple[list[Span], list[NDArray[np.int64]]]] = {}
         if too_long and chunk:
@@ -645,6 +705,7 @@ class Qwen3Encoder(ConfiguredEncoder):
     ) -> tuple[list[Span], list[NDArray[np.int64]]]:
         """Cut a document into windows that fit into the encoder's own `max_tokens` with the prompt before each."""
         tokenization = self._tokenization()
+        prompt = "" if isinstance(text, WrittenOut) else prompt
         while True:
             spans = split(text, max_tokens, overlap_tokens, tokenization=tokenization)
             ids = list(tokenization.encode([prompt + text[span.start : span.end] for span in spans]))
@@ -694,18 +755,24 @@ class Qwen3Encoder(ConfiguredEncoder):
             )
 
     def _check_limits(self) -> tuple[int, int]:
-        """Give the model's (largest dimension, context), after checking that the settings lie within."""
+        """Return the model's (largest dimension, context), after checking that the settings lie within."""
         if self._limits is None:
-            size, context = (self._pinned or self._source).limits()
+            source = self._pinned or self._source
+            size, context = source.limits()
             check_limits(self.settings.model, self.settings.dimensions, self.settings.max_tokens, size, context)
-            self._limits = size, context
+            # Together, since a folder may be written anew.
+            self._limits, self._saved = (size, context), source.saved_limits()
         return self._limits
+
+    def _saved_limits(self) -> tuple[int, int]:
+        self._check_limits()
+        return self._saved
 
     def _pinned_source(self) -> ModelSource:
         with self._lock:
             if self._pinned is None:
                 self._pinned = self._source.pinned()
-                self._limits = None
+                self._limits = self._prompts = None
             return self._pinned
 
     def _engine(self) -> Engine:
@@ -806,6 +873,41 @@ def as_texts(texts: Iterable[str]) -> list[str]:
         if not isinstance(text, str):
             raise TypeError(f"the text at index {index} must be a string, got {text!r:.80} ({type(text).__name__})")
     return result
+
+
+def with_prompt(texts: Sequence[str], prompt: str) -> list[str]:
+    """Write what the model reads: each text with the prompt before it, or as it stands where it is written out."""
+    return [text if isinstance(text, WrittenOut) else prompt + text for text in texts]
+
+
+def prompts_of(source: ModelSource) -> Prompts:
+    """Choose what stands before texts where no instruction is given.
+
+    Args:
+        source: of the model.
+
+    Returns:
+        The prompts that its author saved with it; the models' own where there are none.
+
+    Raises:
+        ValueError: what is saved are no prompts.
+    """
+    if find_spec(source.location) is not None:
+        return OWN_PROMPTS
+    saved = source.optional(SENTENCE_TRANSFORMERS)
+    prompts = saved_prompts(f"{source.location}/{SENTENCE_TRANSFORMERS}", saved)
+    if prompts is None and saved and source.location not in _told:
+        _told.add(source.location)
+        logger.warning(
+            "%s was saved without prompts: queries get the models' own, %r; query_instruction='' gives them none",
+            source.location,
+            OWN_PROMPTS.query,
+        )
+    return prompts or OWN_PROMPTS
+
+
+# Models whose lack of prompts was told.
+_told: set[str] = set()
 
 
 def check_limits(model: str, dimensions: int | None, max_tokens: int | None, size: int, context: int) -> None:

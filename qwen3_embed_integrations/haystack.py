@@ -115,7 +115,7 @@ class _Embedder(_Component):
         *,
         encoder: Encoder | None = None,
         dimensions: int | None = None,
-        query_instruction: str = "web_search",
+        query_instruction: str | None = None,
         document_instruction: str | None = None,
         max_tokens: int | None = None,
         long_text: LongText = "truncate",
@@ -137,10 +137,11 @@ class _Embedder(_Component):
         Args:
             model: "tiny", "0.6B", "4B" or "8B"; a hub id; or a folder with a model's files.
             encoder: an encoder to use, instead of the settings that make one.
-            dimensions: components of the vectors, 32 to the model's own; None for all of them.
-            query_instruction: a name in `INSTRUCTIONS`, or a task sentence in English.
-            document_instruction: the same for documents; None for bare documents.
-            max_tokens: tokens of a text to read at most; None for the model's context.
+            dimensions: components of the vectors, 32 to the model's own; None for those that it was saved with.
+            query_instruction: a name in `INSTRUCTIONS`, a task sentence in English, a whole prompt, or "" for none;
+                None for the prompt that the model was saved with, or "web_search" where it has none.
+            document_instruction: the same for documents; None for the saved prompt, or for bare documents.
+            max_tokens: tokens of a text to read at most; None for what the model was saved with, or its context.
             long_text: what to do with a longer text: "truncate" or "error".
             device: where to run, several for a replica on each; None for CUDA, then MPS, then the CPU.
             device_map: instead, where the parts of a model go that one device cannot hold: transformers' own.

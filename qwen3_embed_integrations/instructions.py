@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import difflib
+import re
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+NO_INSTRUCTION = ("", "none")
+"""In an instruction's place: nothing stands before the text."""
 
 _REPORT = "the models' own default (config_sentence_transformers.json; Qwen3-Embedding report, arXiv:2506.05176)"
 _E5 = "E5-Mistral's instructions for {} (arXiv:2401.00368), which the Qwen3-Embedding evaluation follows"
@@ -128,14 +132,27 @@ INSTRUCTION_SOURCES: Mapping[str, str] = MappingProxyType({name: source for name
 """Where the wording of each entry of `INSTRUCTIONS` comes from."""
 
 
+class Prompts(NamedTuple):
+    """What stands before texts.
+
+    Attributes:
+        query: before each query.
+        document: before each document.
+    """
+
+    query: str
+    document: str
+
+
 def resolve_instruction(instruction: str) -> str:
-    """Turn an instruction's name into its sentence; a whole sentence is returned as it is.
+    r"""Turn an instruction's name into its sentence; a whole sentence, or a whole prompt, is returned as it is.
 
     Args:
-        instruction: a name in `INSTRUCTIONS`, or a task sentence.
+        instruction: a name in `INSTRUCTIONS`, a task sentence, a prompt (`Instruct: {task}\nQuery:`), or "" or "none"
+            for no instruction.
 
     Returns:
-        The task sentence.
+        The task sentence, or "" for none.
 
     Raises:
         TypeError: instruction is not a string.
@@ -143,6 +160,8 @@ def resolve_instruction(instruction: str) -> str:
     """
     if not isinstance(instruction, str):
         raise TypeError(f"an instruction must be a string, got {instruction!r} ({type(instruction).__name__})")
+    if instruction in NO_INSTRUCTION:
+        return ""
     if instruction in INSTRUCTIONS:
         return INSTRUCTIONS[instruction]
     if any(character.isspace() for character in instruction.strip()):
@@ -150,7 +169,8 @@ def resolve_instruction(instruction: str) -> str:
     nearest = difflib.get_close_matches(instruction.strip().lower(), INSTRUCTIONS, n=1, cutoff=0.5)
     hint = f"did you mean {nearest[0]!r}?" if nearest else f"the names are {', '.join(sorted(INSTRUCTIONS))}."
     raise ValueError(
-        f"unknown instruction {instruction!r}: {hint} A task of your own has to be a whole sentence with spaces in it"
+        f"unknown instruction {instruction!r}: {hint} A task of your own has to be a whole sentence with spaces in it; "
+        "'' is for none"
     )
 
 
@@ -159,7 +179,7 @@ def format_query(text: str, instruction: str = "web_search") -> str:
 
     Args:
         text: the query.
-        instruction: a name in `INSTRUCTIONS`, or a task sentence.
+        instruction: a name in `INSTRUCTIONS`, a task sentence, a whole prompt, or "" for none.
 
     Returns:
         The text that the model reads.
@@ -176,16 +196,66 @@ def format_query(text: str, instruction: str = "web_search") -> str:
 
 
 def query_prompt(instruction: str) -> str:
-    """Give what stands before a query's text, the `prompt` of sentence-transformers.
+    r"""Return what stands before a query's text, the `prompt` of sentence-transformers.
 
     Args:
-        instruction: a name in `INSTRUCTIONS`, or a task sentence.
+        instruction: a name in `INSTRUCTIONS`, or a task sentence; a prompt that is whole already
+            (`Instruct: {task}\nQuery:`), as it is published for other wrappers, stays as it is; "" for none.
 
     Returns:
-        The prompt, ending in `Query:`.
+        The prompt, or "".
 
     Raises:
         TypeError: instruction is not a string.
-        ValueError: instruction is a single word but not a name.
+        ValueError: instruction is a single word but not a name, or a template with a place for the text.
     """
-    return f"Instruct: {resolve_instruction(instruction)}\nQuery:"
+    task = resolve_instruction(instruction)
+    if not task.startswith("Instruct:"):
+        return f"Instruct: {task}\nQuery:" if task else ""
+    if "\\n" in task:
+        raise ValueError(f"the prompt {task!r} has a backslash and an n where a line must end: write a line's end")
+    if not is_written_out(task):
+        return f"{task.rstrip()}\nQuery:"
+    if re.search(r"\{\w*\}|%s", task.rpartition("\nQuery:")[2]):
+        raise ValueError(f"the prompt {task!r} must end where the text begins: leave out its place for the text")
+    return task
+
+
+def is_written_out(text: str) -> bool:
+    r"""Check whether a text has the models' template already: `Instruct: {task}\nQuery:{text}`."""
+    return text.startswith("Instruct:") and "\nQuery:" in text
+
+
+def task_of(prompt: str) -> str:
+    """Return the task sentence of a prompt in the models' template; any other prompt as it is."""
+    match = re.fullmatch(r"Instruct: (.*)\nQuery:", prompt, re.DOTALL)
+    return match[1] if match else prompt
+
+
+def saved_prompts(path: str, saved: Mapping[str, Any]) -> Prompts | None:
+    """Read the prompts that a model's author saved with it, as sentence-transformers chooses among them.
+
+    Args:
+        path: of config_sentence_transformers.json, for messages.
+        saved: what it holds.
+
+    Returns:
+        The prompts; None where both are empty, as in models that were saved without any.
+
+    Raises:
+        ValueError: a prompt is not a string.
+    """
+    prompts = saved.get("prompts") or {}
+    if not isinstance(prompts, dict) or not all(isinstance(prompt, (str, type(None))) for prompt in prompts.values()):
+        raise ValueError(f"{path} must have an object of strings as prompts")
+    default = prompts.get(saved.get("default_prompt_name"))
+    query = prompts.get("query", default) or ""
+    document = next((prompts[name] for name in _DOCUMENT_PROMPTS if name in prompts), default) or ""
+    return Prompts(query, document) if query or document else None
+
+
+# The names that sentence-transformers' `encode_document` looks for, in its order.
+_DOCUMENT_PROMPTS = ("document", "passage", "corpus")
+
+OWN_PROMPTS = Prompts(query_prompt("web_search"), "")
+"""The models' own: the default task before queries, bare documents."""

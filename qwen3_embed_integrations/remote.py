@@ -24,12 +24,15 @@ from qwen3_embed_integrations.encoder import (
     DEFAULT_MODEL,
     ConfiguredEncoder,
     check_limits,
+    prompts_of,
     short_hash,
     vector_space,
+    with_prompt,
 )
 from qwen3_embed_integrations.endpoint import OTHER, PROVIDERS, Endpoint, EndpointError, as_secret, checked_url, named
 from qwen3_embed_integrations.engine.source import ModelSource, locate
 from qwen3_embed_integrations.engine.tokenization import encodable_text, shared_tokenization
+from qwen3_embed_integrations.instructions import OWN_PROMPTS, Prompts
 from qwen3_embed_integrations.matryoshka import as_integer, truncate
 from qwen3_embed_integrations.models import CONTEXT, find_spec
 from qwen3_embed_integrations.usage import Usage, count
@@ -57,7 +60,7 @@ class RemoteSettings:
     served_model_name: str | None = None
     dimensions: int | None = None
     send_dimensions: bool = False
-    query_instruction: str = "web_search"
+    query_instruction: str | None = None
     document_instruction: str | None = None
     max_tokens: int | None = None
     batch_size: int | None = None
@@ -141,7 +144,7 @@ class RemoteEncoder(ConfiguredEncoder):
         served_model_name: str | None = None,
         dimensions: int | None = None,
         send_dimensions: bool = False,
-        query_instruction: str = "web_search",
+        query_instruction: str | None = None,
         document_instruction: str | None = None,
         max_tokens: int | None = None,
         batch_size: int | None = None,
@@ -179,6 +182,7 @@ class RemoteEncoder(ConfiguredEncoder):
         self._provider = next((known for known in PROVIDERS if host.endswith(known.hosts)), OTHER)
         self._key = as_secret(api_key) or as_secret(os.environ.get(self._provider.key_variable))
         self._size: int | None = None
+        self._prompts: Prompts | None = None
         context = CONTEXT
         if self._source is not None:
             with suppress(FileNotFoundError):
@@ -270,9 +274,17 @@ class RemoteEncoder(ConfiguredEncoder):
             held[1].shutdown()
             held[2].close()
 
+    def _default_prompts(self) -> Prompts:
+        if self._prompts is None:
+            self._prompts = OWN_PROMPTS
+            if self._source is not None:
+                with suppress(FileNotFoundError):
+                    self._prompts = prompts_of(self._source)
+        return self._prompts
+
     def _encode(self, texts: list[str], prompt: str, show_progress: bool) -> NDArray[np.float32]:
         started = time.perf_counter()
-        inputs = [encodable_text(prompt + text) for text in texts]
+        inputs = [encodable_text(text) for text in with_prompt(texts, prompt)]
         sizes = self._checked_sizes(inputs)
         if not inputs:
             return np.zeros((0, self.dimensions), dtype=np.float32)

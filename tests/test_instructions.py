@@ -45,7 +45,7 @@ def test_a_sentence_is_taken_as_it_is():
         ("Code-Search", "did you mean 'code_search'"),
         (" legal ", "did you mean 'legal'"),
         ("qqqqqqqq", "the names are argument, bitext"),
-        ("", "has to be a whole sentence"),
+        (" ", "has to be a whole sentence"),
         ("检索相关段落", "has to be a whole sentence"),
     ],
 )
