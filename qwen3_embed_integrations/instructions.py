@@ -132,6 +132,10 @@ INSTRUCTION_SOURCES: Mapping[str, str] = MappingProxyType({name: source for name
 """Where the wording of each entry of `INSTRUCTIONS` comes from."""
 
 
+# The names that sentence-transformers' `encode_document` looks for, in its order.
+_DOCUMENT_PROMPTS = ("document", "passage", "corpus")
+
+
 class Prompts(NamedTuple):
     """What stands before texts.
 
@@ -233,7 +237,10 @@ def task_of(prompt: str) -> str:
 
 
 def saved_prompts(path: str, saved: Mapping[str, Any]) -> Prompts | None:
-    """Read the prompts that a model's author saved with it, as sentence-transformers chooses among them.
+    """Read the prompts that a model's author saved with it.
+
+    sentence-transformers 6 writes an empty `document` beside a `passage` or `corpus`, and one for all texts is its
+    `default_prompt_name`'s: of each side's names, the first prompt that is not empty counts.
 
     Args:
         path: of config_sentence_transformers.json, for messages.
@@ -248,14 +255,12 @@ def saved_prompts(path: str, saved: Mapping[str, Any]) -> Prompts | None:
     prompts = saved.get("prompts") or {}
     if not isinstance(prompts, dict) or not all(isinstance(prompt, (str, type(None))) for prompt in prompts.values()):
         raise ValueError(f"{path} must have an object of strings as prompts")
-    default = prompts.get(saved.get("default_prompt_name"))
-    query = prompts.get("query", default) or ""
-    document = next((prompts[name] for name in _DOCUMENT_PROMPTS if name in prompts), default) or ""
+    name = saved.get("default_prompt_name")
+    default = prompts.get(name) if name not in ("query", *_DOCUMENT_PROMPTS) else None
+    query = prompts.get("query") or default or ""
+    document = next((prompts[name] for name in _DOCUMENT_PROMPTS if prompts.get(name)), default) or ""
     return Prompts(query, document) if query or document else None
 
-
-# The names that sentence-transformers' `encode_document` looks for, in its order.
-_DOCUMENT_PROMPTS = ("document", "passage", "corpus")
 
 OWN_PROMPTS = Prompts(query_prompt("web_search"), "")
 """The models' own: the default task before queries, bare documents."""

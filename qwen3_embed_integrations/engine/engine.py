@@ -135,6 +135,9 @@ class Engine:
             if self._model is None:
                 # On the caller's thread, where a download can be interrupted.
                 folder = self.settings.source.model_folder()
+                # After a fork, torch makes its pool anew at the first use, and transformers loads on several threads,
+                # of which two could meet there ("Invalid thread pool!").
+                torch.set_num_threads(torch.get_num_threads())
                 self._model = self._on_thread(lambda: _load(self.settings, folder))
             return self._model
 
@@ -354,8 +357,12 @@ def _load_modules(settings: EngineSettings, folder: Path) -> SentenceTransformer
     config_kwargs = _config_kwargs(rotary)
     with _named_errors(folder):
         config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False, **config_kwargs)
+        with torch.device("meta"):
+            needed = AutoModel.from_config(config)  # type: ignore[no-untyped-call]  # transformers leaves it untyped
     _check_rotary(folder, config, rotary)
-    _check_weights(folder, config)
+    if not config.is_encoder_decoder:  # of which sentence-transformers takes a part
+        shapes = {name: tuple(tensor.shape) for name, tensor in needed.state_dict().items()}
+        check_tensors(folder, read_tensors(folder), shapes, f"{needed.base_model_prefix}.")
     with _named_errors(folder):
         model = _sentence_transformer(settings, folder, config_kwargs)
     # Its own default; the engine gives whole states.
@@ -444,17 +451,6 @@ def _check_rotary(folder: Path, config: Any, rotary: Mapping[str, Any]) -> None:
                 f"{folder / 'config.json'} gives {name} as {value!r}, and transformers {transformers.__version__} "
                 f"reads {found!r}: install another release of transformers"
             )
-
-
-def _check_weights(folder: Path, config: Any) -> None:
-    """Check that the files hold the model's tensors, and no others, before they are read."""
-    held = read_tensors(folder)
-    if config.is_encoder_decoder:
-        return  # sentence-transformers takes a part of it
-    with torch.device("meta"):
-        model = AutoModel.from_config(config)  # type: ignore[no-untyped-call]  # transformers leaves it untyped
-    needed = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    check_tensors(folder, held, needed, f"{model.base_model_prefix}.")
 
 
 _engines: weakref.WeakValueDictionary[EngineSettings, Engine] = weakref.WeakValueDictionary()

@@ -73,15 +73,17 @@ class ModelSource:
 
     def optional(self, name: str) -> dict[str, Any]:
         """Read one of the model's JSON files, by itself from the hub; empty where the model has none."""
+        path = self._config_path().parent / name
+        if path.is_file():
+            return read_object(path)
         if self.is_folder or self.local_files_only:
-            path = self._config_path().parent / name
-            return read_object(path) if path.is_file() else {}
+            return {}
         from huggingface_hub.errors import EntryNotFoundError
 
         try:
             return read_object(self._fetched(name))
-        except EntryNotFoundError:
-            return {}
+        except (EntryNotFoundError, FileNotFoundError):
+            return {}  # the hub has none, or cannot be asked, and what was fetched before has none
 
     def pinned(self) -> ModelSource:
         """Give the same source held to what it is now: the hub's commit, or a folder's files."""
