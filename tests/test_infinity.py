@@ -1,31 +1,25 @@
 """The remote encoder against a server that others wrote: infinity, with the bundled model, in its own environment.
 
-infinity holds transformers below 5, hence the environment; it is made once, in the user's cache, and borrows torch.
+infinity holds transformers below 5, hence the environment.
 """
 
 from __future__ import annotations
 
 import os
-import shutil
 import socket
 import subprocess
-import sys
 import threading
-from importlib.metadata import distribution
-from pathlib import Path
 
 import numpy as np
 import pytest
-from packaging.requirements import Requirement
-from packaging.utils import canonicalize_name
 
 from qwen3_embed_integrations import Qwen3Encoder, RemoteEncoder
 from qwen3_embed_integrations.endpoint_check import check_endpoint
 from qwen3_embed_integrations.models import TINY_FOLDER
 from tests.conftest import cosines
+from tests.environments import SECONDS, environment
 
 PACKAGES = (["infinity-emb[server]==0.0.78", "transformers<5", "click<8.2"], ["--no-deps", "sentence-transformers<4"])
-SECONDS = 100
 TEXTS = [
     "Copy a directory tree.",
     "def f(x):\n    return x",
@@ -35,55 +29,9 @@ TEXTS = [
 ]
 
 
-def environment() -> Path:
-    """The folder of the environment, made where it is not there yet; skips where that can't be done."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "qwen3-embed-integrations"
-    folder = cache / f"infinity-0.0.78-{sys.implementation.cache_tag}"
-    if not (folder / "ready").exists():
-        shutil.rmtree(folder, ignore_errors=True)
-        try:
-            subprocess.run([sys.executable, "-m", "venv", folder], check=True, capture_output=True, timeout=SECONDS)
-            for packages in PACKAGES:
-                command = [folder / "bin" / "python", "-m", "pip", "install", "--quiet", *packages]
-                subprocess.run(command, check=True, capture_output=True, text=True, timeout=SECONDS)
-        except (subprocess.SubprocessError, OSError) as error:
-            shutil.rmtree(folder, ignore_errors=True)
-            reason = str(getattr(error, "stderr", None) or error).strip().splitlines()[-1]
-            pytest.skip(f"infinity could not be installed: {reason}")
-        (folder / "ready").touch()
-    inner = subprocess.run(
-        [folder / "bin" / "python", "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"],
-        check=True,
-        capture_output=True,
-        text=True,
-    ).stdout.strip()
-    # Behind its own packages, so that only what it lacks comes from here.
-    (Path(inner) / "outer.pth").write_text(f"{borrowed(folder / 'outer')}\n")
-    return folder
-
-
-def borrowed(folder: Path) -> Path:
-    """Link the large packages that it needs, and theirs, and no others, which may need another numpy than it has."""
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir()
-    waiting, seen = ["torch", "scikit-learn", "pillow"], set()
-    while waiting:
-        name = canonicalize_name(waiting.pop())
-        if name in seen:
-            continue
-        seen.add(name)
-        found = distribution(name)
-        for top in {file.parts[0] for file in found.files if file.parts[0] not in ("..", "__pycache__")}:
-            if not (folder / top).is_symlink():
-                (folder / top).symlink_to(found.locate_file(top))
-        requirements = map(Requirement, found.requires or [])
-        waiting += [each.name for each in requirements if each.marker is None or each.marker.evaluate({"extra": ""})]
-    return folder
-
-
 @pytest.fixture(scope="module")
 def url():
-    folder = environment()
+    folder = environment("infinity-0.0.78", *PACKAGES)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
