@@ -297,6 +297,25 @@ class ConfiguredEncoder(BaseEncoder):
         [ids] = self._needed_tokenization().encode(as_texts([text]))
         return [int(token) for token in ids]
 
+    def refusals(self, texts: Sequence[str]) -> dict[int, str]:
+        """Find the documents that would be refused; nothing is embedded, and no server is asked.
+
+        Args:
+            texts: the documents, without the document instruction, which is counted.
+
+        Returns:
+            Position to reason, which ends a sentence: "has 53 tokens, more than max_tokens=12".
+
+        Raises:
+            TypeError: texts is a single string, or an item is not a string.
+            ValueError: the document instruction leaves no room for a text in `max_tokens`.
+        """
+        return self._refusals(as_texts(texts), self._document_prompt)
+
+    @abstractmethod
+    def _refusals(self, texts: list[str], prompt: str) -> dict[int, str]:
+        """Find the texts that would be refused with a prompt before each: position to reason."""
+
     @abstractmethod
     def close(self) -> None:
         """Let go of what it holds; a later use takes it up again."""
@@ -577,14 +596,7 @@ class Qwen3Encoder(ConfiguredEncoder):
         # First, so that a device that is not there costs no work.
         self._engine()
         tokenization, max_tokens = self._tokenization(), self.max_tokens
-        prompt_ids = tokenization.prompt(prompt)
-        needed = len(prompt_ids) + tokenization.end_tokens
-        if needed >= max_tokens:
-            raise ValueError(
-                f"max_tokens={max_tokens} leaves no room for a text: the instruction and the end token take {needed}"
-            )
-        token_ids = list(tokenization.encode([prompt + text for text in texts]))
-        too_long = [(index, len(ids)) for index, ids in enumerate(token_ids) if len(ids) > max_tokens]
+        prompt_ids, token_ids, too_long = self._tokenized(texts, prompt)
         windows: dict[int, tuple[list[Span], list[NDArray[np.int64]]]] = {}
         if too_long and chunk:
             size = min(max_tokens - len(prompt_ids), MAX_TOKENS)
@@ -612,6 +624,26 @@ class Qwen3Encoder(ConfiguredEncoder):
         if windows:
             hidden = _combined(truncate(hidden, hidden.shape[1]), owners, windows)
         return truncate(hidden, self.dimensions)
+
+    def _tokenized(
+        self, texts: list[str], prompt: str
+    ) -> tuple[NDArray[np.int64], list[NDArray[np.int64]], list[tuple[int, int]]]:
+        """Give the prompt's ids, each text's with the prompt, and (position, tokens) of those beyond `max_tokens`."""
+        tokenization, max_tokens = self._tokenization(), self.max_tokens
+        prompt_ids = tokenization.prompt(prompt)
+        needed = len(prompt_ids) + tokenization.end_tokens
+        if needed >= max_tokens:
+            raise ValueError(
+                f"max_tokens={max_tokens} leaves no room for a text: the instruction and the end token take {needed}"
+            )
+        token_ids = list(tokenization.encode([prompt + text for text in texts]))
+        return prompt_ids, token_ids, [(at, len(ids)) for at, ids in enumerate(token_ids) if len(ids) > max_tokens]
+
+    def _refusals(self, texts: list[str], prompt: str) -> dict[int, str]:
+        if self.settings.long_text != "error":
+            return {}
+        _, _, too_long = self._tokenized(texts, prompt)
+        return {index: too_many(length, self.max_tokens) for index, length in too_long}
 
     def _hidden(
         self,
@@ -680,7 +712,7 @@ class Qwen3Encoder(ConfiguredEncoder):
         index, length = too_long[0]
         if self.settings.long_text == "error":
             raise ValueError(
-                f"the text at index {index} has {length} tokens, more than max_tokens={max_tokens}"
+                f"the text at index {index} {too_many(length, max_tokens)}"
                 + (f" ({len(too_long)} texts are too long)" if len(too_long) > 1 else "")
             )
         with self._lock:
@@ -806,6 +838,11 @@ def as_texts(texts: Iterable[str]) -> list[str]:
         if not isinstance(text, str):
             raise TypeError(f"the text at index {index} must be a string, got {text!r:.80} ({type(text).__name__})")
     return result
+
+
+def too_many(tokens: int, max_tokens: int) -> str:
+    """Say that a text is too long, in the words that follow its name."""
+    return f"has {tokens} tokens, more than max_tokens={max_tokens}"
 
 
 def check_limits(model: str, dimensions: int | None, max_tokens: int | None, size: int, context: int) -> None:
