@@ -61,10 +61,6 @@ class TruncationWarning(UserWarning):
     """A text was longer than `max_tokens` and only its beginning was embedded."""
 
 
-class WrittenOut(str):
-    """A text that has its instruction already and is embedded as it stands."""
-
-
 class Encoder(Protocol):
     """What the adapters need of an encoder, local or remote."""
 
@@ -148,8 +144,8 @@ class BaseEncoder(ABC):
         """Embed texts that were checked already.
 
         Args:
-            texts: the texts, without prompt but for those that are `WrittenOut`.
-            prompt: what stands before each of the others, or "".
+            texts: the texts, without prompt.
+            prompt: what stands before each of them, or "".
             show_progress: whether to draw a progress bar.
 
         Returns:
@@ -177,7 +173,9 @@ class BaseEncoder(ABC):
             ValueError: the instruction is unknown, or leaves no room for a text in `max_tokens`.
         """
         prompt = self._query_prompt if instruction is None else query_prompt(instruction)
-        return self._encode(self._marked(as_texts(texts), prompt), prompt, show_progress)
+        checked = as_texts(texts)
+        self._warn_of_written_out(checked, prompt)
+        return self._encode(checked, prompt, show_progress)
 
     def encode_documents(
         self, texts: Iterable[str], *, instruction: str | None = None, show_progress: bool = False
@@ -197,27 +195,27 @@ class BaseEncoder(ABC):
             ValueError: the instruction is unknown, or leaves no room for a text in `max_tokens`.
         """
         prompt = self._document_prompt if instruction is None else query_prompt(instruction)
-        return self._encode_documents(self._marked(as_texts(texts), prompt), prompt, show_progress)
+        checked = as_texts(texts)
+        self._warn_of_written_out(checked, prompt)
+        return self._encode_documents(checked, prompt, show_progress)
 
     def _encode_documents(self, texts: list[str], prompt: str, show_progress: bool) -> NDArray[np.float32]:
         """Embed documents, where that differs from queries: as `_encode`."""
         return self._encode(texts, prompt, show_progress)
 
-    def _marked(self, texts: list[str], prompt: str) -> list[str]:
-        """Mark the texts that have an instruction already and must not get a second one."""
-        if not prompt:
-            return texts
-        marked = [WrittenOut(text) if is_written_out(text) else text for text in texts]
-        first = next((index for index, text in enumerate(marked) if isinstance(text, WrittenOut)), None)
-        if first is not None and not self._has_warned_of_prompts:
+    def _warn_of_written_out(self, texts: Sequence[str], prompt: str) -> None:
+        """Warn once of texts that have an instruction already and get no second one."""
+        if not prompt or self._has_warned_of_prompts:
+            return
+        first = next((index for index, text in enumerate(texts) if is_written_out(text)), None)
+        if first is not None:
             self._has_warned_of_prompts = True
             warnings.warn(
-                f"the text at index {first} begins with 'Instruct:' and has a line 'Query:', so it is embedded "
-                "as it stands, without the encoder's instruction, as are others like it: give bare texts",
+                f"the text at index {first} begins with 'Instruct:' and has a line 'Query:', so it is embedded as it "
+                "stands, without the encoder's instruction, as are others like it: give bare texts",
                 UserWarning,
                 stacklevel=3,
             )
-        return marked
 
     async def aencode_queries(self, texts: Iterable[str], *, instruction: str | None = None) -> NDArray[np.float32]:
         """Embed queries in a thread, without blocking the event loop.
@@ -344,6 +342,25 @@ class ConfiguredEncoder(BaseEncoder):
         """
         [ids] = self._needed_tokenization().encode(as_texts([text]))
         return [int(token) for token in ids]
+
+    def refusals(self, texts: Sequence[str]) -> dict[int, str]:
+        """Find the documents that would be refused; nothing is embedded, and no server is asked.
+
+        Args:
+            texts: the documents, without the document instruction, which is counted.
+
+        Returns:
+            Position to reason, which ends a sentence: "has 53 tokens, more than max_tokens=12".
+
+        Raises:
+            TypeError: texts is a single string, or an item is not a string.
+            ValueError: the document instruction leaves no room for a text in `max_tokens`.
+        """
+        return self._refusals(as_texts(texts), self._document_prompt)
+
+    @abstractmethod
+    def _refusals(self, texts: list[str], prompt: str) -> dict[int, str]:
+        """Find the texts that would be refused with a prompt before each: position to reason."""
 
     @abstractmethod
     def close(self) -> None:
@@ -637,14 +654,7 @@ class Qwen3Encoder(ConfiguredEncoder):
         # First, so that a device that is not there costs no work.
         self._engine()
         tokenization, max_tokens = self._tokenization(), self.max_tokens
-        prompt_ids = tokenization.prompt(prompt)
-        needed = len(prompt_ids) + tokenization.end_tokens
-        if needed >= max_tokens:
-            raise ValueError(
-                f"max_tokens={max_tokens} leaves no room for a text: the instruction and the end token take {needed}"
-            )
-        token_ids = list(tokenization.encode(with_prompt(texts, prompt)))
-        too_long = [(index, len(ids)) for index, ids in enumerate(token_ids) if len(ids) > max_tokens]
+        prompt_ids, token_ids, too_long = self._tokenized(texts, prompt)
         windows: dict[int, tuple[list[Span], list[NDArray[np.int64]]]] = {}
         if too_long and chunk:
             size = min(max_tokens - len(prompt_ids), MAX_TOKENS)
@@ -672,6 +682,26 @@ class Qwen3Encoder(ConfiguredEncoder):
         if windows:
             hidden = _combined(truncate(hidden, hidden.shape[1]), owners, windows)
         return truncate(hidden, self.dimensions)
+
+    def _tokenized(
+        self, texts: list[str], prompt: str
+    ) -> tuple[NDArray[np.int64], list[NDArray[np.int64]], list[tuple[int, int]]]:
+        """Give the prompt's ids, each text's with the prompt, and (position, tokens) of those beyond `max_tokens`."""
+        tokenization, max_tokens = self._tokenization(), self.max_tokens
+        prompt_ids = tokenization.prompt(prompt)
+        needed = len(prompt_ids) + tokenization.end_tokens
+        if needed >= max_tokens:
+            raise ValueError(
+                f"max_tokens={max_tokens} leaves no room for a text: the instruction and the end token take {needed}"
+            )
+        token_ids = list(tokenization.encode(with_prompt(texts, prompt)))
+        return prompt_ids, token_ids, [(at, len(ids)) for at, ids in enumerate(token_ids) if len(ids) > max_tokens]
+
+    def _refusals(self, texts: list[str], prompt: str) -> dict[int, str]:
+        if self.settings.long_text != "error":
+            return {}
+        _, _, too_long = self._tokenized(texts, prompt)
+        return {index: too_many(length, self.max_tokens) for index, length in too_long}
 
     def _hidden(
         self,
@@ -705,7 +735,7 @@ class Qwen3Encoder(ConfiguredEncoder):
     ) -> tuple[list[Span], list[NDArray[np.int64]]]:
         """Cut a document into windows that fit into the encoder's own `max_tokens` with the prompt before each."""
         tokenization = self._tokenization()
-        prompt = "" if isinstance(text, WrittenOut) else prompt
+        prompt = "" if is_written_out(text) else prompt
         while True:
             spans = split(text, max_tokens, overlap_tokens, tokenization=tokenization)
             ids = list(tokenization.encode([prompt + text[span.start : span.end] for span in spans]))
@@ -741,7 +771,7 @@ class Qwen3Encoder(ConfiguredEncoder):
         index, length = too_long[0]
         if self.settings.long_text == "error":
             raise ValueError(
-                f"the text at index {index} has {length} tokens, more than max_tokens={max_tokens}"
+                f"the text at index {index} {too_many(length, max_tokens)}"
                 + (f" ({len(too_long)} texts are too long)" if len(too_long) > 1 else "")
             )
         with self._lock:
@@ -876,8 +906,8 @@ def as_texts(texts: Iterable[str]) -> list[str]:
 
 
 def with_prompt(texts: Sequence[str], prompt: str) -> list[str]:
-    """Write what the model reads: each text with the prompt before it, or as it stands where it is written out."""
-    return [text if isinstance(text, WrittenOut) else prompt + text for text in texts]
+    """Write what the model reads: each text with the prompt before it, or as it stands where it has one already."""
+    return [text if prompt and is_written_out(text) else prompt + text for text in texts]
 
 
 def prompts_of(source: ModelSource) -> Prompts:
@@ -908,6 +938,11 @@ def prompts_of(source: ModelSource) -> Prompts:
 
 # Models whose lack of prompts was told.
 _told: set[str] = set()
+
+
+def too_many(tokens: int, max_tokens: int) -> str:
+    """Say that a text is too long, in the words that follow its name."""
+    return f"has {tokens} tokens, more than max_tokens={max_tokens}"
 
 
 def check_limits(model: str, dimensions: int | None, max_tokens: int | None, size: int, context: int) -> None:

@@ -65,17 +65,24 @@ OTHER = Provider((), 32, "QWEN3_EMBED_API_KEY", "https://github.com/huggingface/
 """Any other server."""
 
 
+TOO_LARGE = 413
+# The statuses with which servers refuse a text: too long, empty, or one that their model fails on.
+REFUSALS = (400, TOO_LARGE, 422, 424, 500)
+
+
 class EndpointError(RuntimeError):
     """A server gave no vectors for some texts, or none that can be used; the message names their positions.
 
     Args:
         message: what happened; it never holds the key.
         status: the HTTP status, where it was an answer with an error.
+        index: position of the one text that was refused or got no vector, where it is known to be about one.
     """
 
-    def __init__(self, message: str, status: int | None = None) -> None:
+    def __init__(self, message: str, status: int | None = None, index: int | None = None) -> None:
         super().__init__(message)
         self.status = status
+        self.index = index
 
 
 class Answer(NamedTuple):
@@ -120,13 +127,16 @@ class Endpoint:
         # It takes these from the environment, but they are another account's.
         self._client.organization = self._client.project = None
 
-    def embed(self, texts: Sequence[str], *, dimensions: int | None = None, first: int = 0) -> Answer:
+    def embed(
+        self, texts: Sequence[str], *, dimensions: int | None = None, first: int = 0, narrowing: bool = False
+    ) -> Answer:
         """Send one request.
 
         Args:
             texts: what the server is to embed, at least one.
             dimensions: components to ask the server for; None to ask for nothing.
             first: position of the first text, for messages.
+            narrowing: whether a refusal was seen before, and is not to be repeated as often.
 
         Returns:
             The vectors in the order of the texts, as the server sent them.
@@ -153,7 +163,9 @@ class Endpoint:
                     f"the text at index {index} got a vector of shape {vector.shape}, the one before {vectors[0].shape}"
                 )
             if not np.isfinite(vector).all():
-                raise EndpointError(f"the text at index {index} got a vector with numbers that are not finite")
+                raise EndpointError(
+                    f"the text at index {index} got a vector with numbers that are not finite", index=index
+                )
         return Answer(np.stack(vectors), tokens)
 
     def _post(self, texts: Sequence[str], options: dict[str, int], asked: str) -> str:

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from importlib.util import find_spec as find_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -23,13 +23,25 @@ from tqdm.auto import tqdm
 from qwen3_embed_integrations.encoder import (
     DEFAULT_MODEL,
     ConfiguredEncoder,
+    as_texts,
     check_limits,
     prompts_of,
     short_hash,
+    too_many,
     vector_space,
     with_prompt,
 )
-from qwen3_embed_integrations.endpoint import OTHER, PROVIDERS, Endpoint, EndpointError, as_secret, checked_url, named
+from qwen3_embed_integrations.endpoint import (
+    OTHER,
+    PROVIDERS,
+    REFUSALS,
+    TOO_LARGE,
+    Endpoint,
+    EndpointError,
+    as_secret,
+    checked_url,
+    named,
+)
 from qwen3_embed_integrations.engine.source import ModelSource, locate
 from qwen3_embed_integrations.engine.tokenization import encodable_text, shared_tokenization
 from qwen3_embed_integrations.instructions import OWN_PROMPTS, Prompts
@@ -38,7 +50,7 @@ from qwen3_embed_integrations.models import CONTEXT, find_spec
 from qwen3_embed_integrations.usage import Usage, count
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Container, Iterable, Iterator, Sequence
 
     from numpy.typing import NDArray
     from pydantic import SecretStr
@@ -84,6 +96,14 @@ class RemoteSettings:
     def to_dict(self) -> dict[str, Any]:
         """Give the settings as `RemoteEncoder` takes them: plain values that any format can hold."""
         return asdict(self)
+
+
+class _Piece(NamedTuple):
+    """Unit vectors of texts one after the other from `first` on, and the tokens that the server counts."""
+
+    first: int
+    vectors: NDArray[np.float32]
+    tokens: int | None
 
 
 class RemoteEncoder(ConfiguredEncoder):
@@ -182,12 +202,15 @@ class RemoteEncoder(ConfiguredEncoder):
         self._provider = next((known for known in PROVIDERS if host.endswith(known.hosts)), OTHER)
         self._key = as_secret(api_key) or as_secret(os.environ.get(self._provider.key_variable))
         self._size: int | None = None
+        self._wanted = dimensions
         self._prompts: Prompts | None = None
         context = CONTEXT
         if self._source is not None:
             with suppress(FileNotFoundError):
                 self._size, context = self._source.limits()
                 check_limits(self.model, dimensions, None, self._size, context)
+                saved_size = self._source.saved_limits()[0]
+                self._wanted = dimensions or (saved_size if saved_size < self._size else None)
         self._max_tokens = min(context, self._provider.max_tokens or context)
         if max_tokens is not None and max_tokens > self._max_tokens:
             raise ValueError(f"max_tokens must be at most {self._max_tokens}, what the server reads, got {max_tokens}")
@@ -209,8 +232,8 @@ class RemoteEncoder(ConfiguredEncoder):
     @property
     def dimensions(self) -> int:
         """Components of the vectors that it returns; a model that is not known here is asked for one vector."""
-        if self.settings.dimensions is not None:
-            return self.settings.dimensions
+        if self._wanted is not None:
+            return self._wanted
         if self._size is None:
             self._encode(["a"], "", show_progress=False)
         return self._size or 0
@@ -282,31 +305,112 @@ class RemoteEncoder(ConfiguredEncoder):
                     self._prompts = prompts_of(self._source)
         return self._prompts
 
+    def encode_documents_each(
+        self, texts: Iterable[str], *, show_progress: bool = False
+    ) -> tuple[NDArray[np.float32], dict[int, EndpointError]]:
+        """Embed documents as `encode_documents` does, but go on where some of them are refused.
+
+        Args:
+            texts: the documents.
+            show_progress: whether to draw a progress bar.
+
+        Returns:
+            float32 array, shape (n, dimensions): unit vectors in the order of the texts, and zeros for a text that is
+            too long or that the server refuses or gives no usable vector; and the reason for each of these, by its
+            position.
+
+        Raises:
+            TypeError: texts is a single string, or an item is not a string.
+            EndpointError: what is wrong is not about one text: no connection, the key, the model, too many requests,
+                or a server that answers no text at all.
+        """
+        inputs = _inputs(as_texts(texts), self._document_prompt)
+        sizes, refusals = self._measured(inputs)
+        refused = {
+            index: EndpointError(f"the text at index {index} {reason}", index=index)
+            for index, reason in refusals.items()
+        }
+        return self._embedded(inputs, sizes, refused, show_progress), dict(sorted(refused.items()))
+
     def _encode(self, texts: list[str], prompt: str, show_progress: bool) -> NDArray[np.float32]:
+        inputs = _inputs(texts, prompt)
+        sizes, refusals = self._measured(inputs)
+        for index, reason in refusals.items():
+            raise ValueError(f"the text at index {index} {reason}")
+        return self._embedded(inputs, sizes, None, show_progress)
+
+    def _embedded(
+        self, inputs: list[str], sizes: list[int], refused: dict[int, EndpointError] | None, show_progress: bool
+    ) -> NDArray[np.float32]:
+        """Send what is not in `refused`, and add there what the server refuses; with None, that is an error."""
         started = time.perf_counter()
-        inputs = [encodable_text(text) for text in with_prompt(texts, prompt)]
-        sizes = self._checked_sizes(inputs)
-        if not inputs:
-            return np.zeros((0, self.dimensions), dtype=np.float32)
         batch_size = self.settings.batch_size or self._provider.batch_size
-        groups = list(_groups(sizes, batch_size, self.settings.batch_tokens or CONTEXT))
+        groups = list(_groups(sizes, batch_size, self.settings.batch_tokens or CONTEXT, refused or {}))
         threads = self._live()[0]
-        futures = [threads.submit(self._embed, inputs[start:stop], start) for start, stop in groups]
-        rows: list[NDArray[np.float32]] = []
-        tokens = 0
-        hide = not show_progress or len(groups) == 1
+        futures = [threads.submit(self._embed_group, inputs[start:stop], start, refused) for start, stop in groups]
+        pieces: list[_Piece] = []
+        hide = not show_progress or len(groups) <= 1
         try:
             with tqdm(total=len(inputs), desc="Embedding", unit="text", disable=hide) as progress:
                 for (start, stop), future in zip(groups, futures, strict=True):
-                    vectors, counted = future.result()
-                    rows.append(vectors)
-                    tokens += self._counted(inputs[start:stop]) if counted is None else counted
-                    progress.update(len(vectors))
+                    pieces += future.result()
+                    progress.update(stop - start)
         finally:
             for future in futures:
                 future.cancel()
-        count(Usage(len(inputs), tokens, seconds=time.perf_counter() - started), self._counter)
-        return np.concatenate(rows)
+        rows = np.zeros((len(inputs), self.dimensions), dtype=np.float32)
+        texts = tokens = 0
+        for first, vectors, counted in pieces:
+            rows[first : first + len(vectors)] = vectors
+            texts += len(vectors)
+            tokens += self._counted(inputs[first : first + len(vectors)]) if counted is None else counted
+        if texts:
+            count(Usage(texts, tokens, seconds=time.perf_counter() - started), self._counter)
+        return rows
+
+    def _embed_group(self, inputs: list[str], first: int, refused: dict[int, EndpointError] | None) -> list[_Piece]:
+        """Send one request, and find the texts that it is refused for: an error, or noted in `refused`."""
+        try:
+            return [self._embed(inputs, first)]
+        except EndpointError as error:
+            failure = error
+        known = failure.index is not None
+        if (known and refused is None) or not (known or failure.status in REFUSALS):
+            raise failure
+        # One text that any server takes tells a refusal of these from one of all that is asked.
+        if not known and failure.status != TOO_LARGE and not self._answers():
+            raise failure
+        return self._narrowed(inputs, first, failure, refused)
+
+    def _narrowed(
+        self, inputs: list[str], first: int, failure: EndpointError, refused: dict[int, EndpointError] | None
+    ) -> list[_Piece]:
+        """Send again, half by half, what was refused, until single texts are left that are."""
+        if len(inputs) == 1:
+            failure.index = first
+            if refused is None:
+                raise failure
+            refused[first] = failure
+            return []
+        middle = len(inputs) // 2
+        pieces: list[_Piece] = []
+        for start, half in ((first, inputs[:middle]), (first + middle, inputs[middle:])):
+            try:
+                pieces.append(self._embed(half, start, narrowing=True))
+                continue
+            except EndpointError as error:
+                failure = error
+            if failure.index is None and failure.status not in REFUSALS:
+                raise failure
+            pieces += self._narrowed(half, start, failure, refused)
+        return pieces
+
+    def _answers(self) -> bool:
+        try:
+            self._ask(["a"], 0, narrowing=True)
+        except EndpointError:
+            return False
+        return True
 
     def _counted(self, inputs: list[str]) -> int:
         """Count the tokens of a request whose answer did not."""
@@ -319,10 +423,10 @@ class RemoteEncoder(ConfiguredEncoder):
             )
         return 0
 
-    def _embed(self, inputs: list[str], first: int) -> tuple[NDArray[np.float32], int | None]:
-        """Send one request: unit vectors of the dimensions asked for, and the tokens that the server counts."""
-        wanted = self.settings.dimensions
-        answer, asked = self._ask(inputs, first)
+    def _embed(self, inputs: list[str], first: int, *, narrowing: bool = False) -> _Piece:
+        """Send one request, and bring the vectors to the dimensions asked for and unit length."""
+        wanted = self._wanted
+        answer, asked = self._ask(inputs, first, narrowing)
         vectors, size = answer.vectors, answer.vectors.shape[1]
         with self._lock:
             if self._size is None and not asked:
@@ -340,29 +444,34 @@ class RemoteEncoder(ConfiguredEncoder):
         unit = truncate(vectors, wanted or size)
         zeros = np.flatnonzero(~unit.any(axis=1))
         if len(zeros):
-            raise EndpointError(f"the text at index {first + zeros[0]} got a vector of zeros")
-        return unit, answer.tokens
+            index = first + int(zeros[0])
+            raise EndpointError(f"the text at index {index} got a vector of zeros", index=index)
+        return _Piece(first, unit, answer.tokens)
 
-    def _ask(self, inputs: list[str], first: int) -> tuple[Answer, bool]:
+    def _ask(self, inputs: list[str], first: int, narrowing: bool) -> tuple[Answer, bool]:
         """Send one request: the server's answer, and whether it took `dimensions`."""
         endpoint, refusal = self.endpoint, ""
         if self._sends_dimensions:
             try:
-                return endpoint.embed(inputs, dimensions=self.settings.dimensions, first=first), True
+                dimensions = self._wanted
+                return endpoint.embed(inputs, dimensions=dimensions, first=first, narrowing=narrowing), True
             except EndpointError as error:
                 if error.status not in (400, 422):
                     raise
                 refusal = str(error)
         # What was wrong with the texts is wrong without the field too, and raised here.
-        answer = endpoint.embed(inputs, first=first)
+        answer = endpoint.embed(inputs, first=first, narrowing=narrowing)
         if refusal:
             self._sends_dimensions = False
             logger.warning("the server refuses dimensions, so vectors are cut here: %s", refusal)
         return answer, False
 
-    def _checked_sizes(self, inputs: list[str]) -> list[int]:
-        """Give each text's tokens, or a number that is not smaller; refuse a text that may have too many."""
-        limit = self.max_tokens
+    def _refusals(self, texts: list[str], prompt: str) -> dict[int, str]:
+        return self._measured(_inputs(texts, prompt))[1]
+
+    def _measured(self, inputs: list[str]) -> tuple[list[int], dict[int, str]]:
+        """Give each text's tokens, or a number that is not smaller, and why those with too many are refused."""
+        limit, refusals = self.max_tokens, {}
         # A byte-level tokenizer makes no more tokens than there are bytes, so short texts need not be counted.
         sizes = [len(unicodedata.normalize("NFC", text).encode()) + 1 for text in inputs]
         in_doubt = bool(sizes) and (max(sizes) > limit or sum(sizes) > (self.settings.batch_tokens or CONTEXT))
@@ -371,13 +480,13 @@ class RemoteEncoder(ConfiguredEncoder):
             sizes = tokenization.count(inputs)
         for index, size in enumerate(sizes):
             if size > limit and tokenization is not None:
-                raise ValueError(f"the text at index {index} has {size} tokens, more than max_tokens={limit}")
-            if size > limit:
-                raise ValueError(
-                    f"the text at index {index} has {size - 1} bytes and may have more than max_tokens={limit} tokens, "
+                refusals[index] = too_many(size, limit)
+            elif size > limit:
+                refusals[index] = (
+                    f"has {size - 1} bytes and may have more than max_tokens={limit} tokens, "
                     f"which can't be counted{self._remedy()}"
                 )
-        return sizes
+        return sizes, refusals
 
     def _remedy(self) -> str:
         if self._source is None:
@@ -421,17 +530,30 @@ def _known_source(model: str | os.PathLike[str], revision: str | None, cache_fol
     return ModelSource(location, revision, cache_folder, local_files_only=True)
 
 
+def _inputs(texts: list[str], prompt: str) -> list[str]:
+    """Write what is sent for texts."""
+    return [encodable_text(text) for text in with_prompt(texts, prompt)]
+
+
 def _plain(name: str) -> str:
     """Replace what a namespace can't hold."""
     return re.sub(r"[^\w.-]", "_", name)
 
 
-def _groups(sizes: Sequence[int], batch_size: int, batch_tokens: int) -> Iterator[tuple[int, int]]:
+def _groups(
+    sizes: Sequence[int], batch_size: int, batch_tokens: int, left_out: Container[int]
+) -> Iterator[tuple[int, int]]:
     """Give the bounds of requests, in order, of at most so many texts and tokens; a text alone may have more."""
     start = tokens = 0
     for index, size in enumerate(sizes):
+        if index in left_out:
+            if index > start:
+                yield start, index
+            start, tokens = index + 1, 0
+            continue
         if index > start and (index - start == batch_size or tokens + size > batch_tokens):
             yield start, index
             start, tokens = index, 0
         tokens += size
-    yield start, len(sizes)
+    if start < len(sizes):
+        yield start, len(sizes)

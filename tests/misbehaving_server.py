@@ -105,6 +105,11 @@ class Server(ThreadingHTTPServer):
         self.limit = 512
         self.most_texts: int | None = None
         self.most_tokens: int | None = None
+        # Texts that it refuses, with the status.
+        self.refuses: dict[str, int] = {}
+        self.refuses_all: int | None = None
+        # Texts whose vector it spoils.
+        self.spoils: dict[str, str] = {}
         # Faults of the transport, one a request, until they are used up.
         self.script: list[str] = []
         self.retry_after = "0.01"
@@ -178,6 +183,13 @@ class Handler(BaseHTTPRequestHandler):
             return self.send(400, {"error": {"message": "this server takes texts only"}})
         if server.most_texts is not None and len(texts) > server.most_texts:
             return self.send(413, {"error": {"message": f"batch size {len(texts)} > {server.most_texts}"}})
+        if server.refuses_all is not None:
+            words = {"error": {"message": "nothing works here"}}
+            return self.send(server.refuses_all, words, {"Retry-After": server.retry_after})
+        for text, status in server.refuses.items():
+            if text in texts:
+                words = {"error": {"message": f"this server does not read {text!r:.20}"}}
+                return self.send(status, words, {"Retry-After": server.retry_after})
         dimensions = body.get("dimensions")
         if dimensions is not None and "dimensions-refused" in server.faults:
             return self.send(400, {"error": {"message": "the model does not support matryoshka representation"}})
@@ -194,20 +206,27 @@ class Handler(BaseHTTPRequestHandler):
             if "cut-only" not in server.faults:
                 vectors = [vector / np.linalg.norm(vector) for vector in vectors]
         rows = [vector.tolist() for vector in vectors]
-        data = self.spoiled(fault, rows)
+        data = self.spoiled(fault, rows, texts)
         answer = {"object": "list", "data": data, "model": body["model"]}
         if "no-usage" not in server.faults:
             answer["usage"] = {"prompt_tokens": sum(count for _, count in found)}
         return self.send(200, answer, cut=fault == "cut-body", slow=fault == "slow")
 
-    def spoiled(self, fault: str, rows: list[list[float]]) -> list[dict]:
-        """Break the last vector, or the list of them."""
+    def spoil(self, fault: str, rows: list, place: int) -> None:
+        """Break one vector."""
         if fault == "nan":
-            rows[-1][3] = float("nan")
+            rows[place][3] = float("nan")
         if fault == "null":
-            rows[-1][3] = None
+            rows[place][3] = None
         if fault == "zero":
-            rows[-1] = [0.0] * len(rows[-1])
+            rows[place] = [0.0] * len(rows[place])
+
+    def spoiled(self, fault: str, rows: list[list[float]], texts: list[str]) -> list[dict]:
+        """Break the last vector, or the list of them."""
+        self.spoil(fault, rows, -1)
+        for text, spoilt in self.server.spoils.items():
+            if text in texts:
+                self.spoil(spoilt, rows, texts.index(text))
         if fault == "narrow":
             rows = [row[:-1] for row in rows]
         if fault == "ragged":

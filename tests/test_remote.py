@@ -182,10 +182,118 @@ def test_what_never_passes_ends_with_the_servers_words(make, server):
         make(max_retries=2).encode_queries(["a"])
     assert caught.value.status == 503
     assert len(server.requests) == 3
-    server.most_texts = 2
-    with pytest.raises(EndpointError, match=r"indexes 0 to 2: status 413: .*batch size 3 > 2"):
-        make(batch_size=3).encode_documents(["a", "b", "c"])
-    assert len(server.requests) == 4
+
+
+REFUSED = (400, 413, 422, 424, 500)
+
+
+@pytest.mark.parametrize("status", REFUSED)
+def test_a_refusal_is_narrowed_to_the_texts_that_are_refused(make, server, reference, status):
+    texts = [f"text number {number}" for number in range(20)]
+    server.refuses = {texts[5]: status, texts[6]: status, texts[19]: status}
+    encoder = make(batch_size=16, concurrency=1, max_retries=2)
+    with pytest.raises(
+        EndpointError, match=rf"the text at index 5: status {status}: .*does not read 'text number 5'"
+    ) as caught:
+        encoder.encode_documents(texts)
+    assert (caught.value.index, caught.value.status) == (5, status)
+    found, refused = encoder.encode_documents_each(texts)
+    assert list(refused) == [5, 6, 19] == [error.index for error in refused.values()]
+    assert "status" in str(refused[19])
+    assert "'text number 19'" in str(refused[19])
+    assert found.dtype == np.float32
+    assert not found[[5, 6, 19]].any()
+    kept = [index for index in range(20) if index not in refused]
+    assert cosines(found[kept], reference([texts[index] for index in kept])).min() >= 0.99999
+    assert encoder.usage.texts == 17
+
+
+def test_a_lone_text_that_is_refused_is_named(make, server):
+    server.refuses = {"b": 400}
+    with pytest.raises(EndpointError) as caught:
+        make().encode_documents(["b"])
+    assert caught.value.index == 0
+    found, refused = make().encode_documents_each(["b"])
+    assert found.tolist() == [[0.0] * 64]
+    assert list(refused) == [0]
+    found, refused = make().encode_documents_each([])
+    assert (found.shape, refused) == ((0, 64), {})
+
+
+def test_a_request_that_is_too_large_is_sent_in_halves(make, server, reference):
+    server.most_texts = 3
+    texts = [f"text number {number}" for number in range(11)]
+    encoder = make()
+    assert cosines(encoder.encode_documents(texts), reference(texts)).min() >= 0.99999
+    assert cosines(encoder.encode_documents_each(texts)[0], reference(texts)).min() >= 0.99999
+
+
+@pytest.mark.parametrize("fault", ["400", "500", "422"])
+def test_a_server_that_refuses_everything_is_not_asked_once_per_text(make, server, fault):
+    server.refuses_all = int(fault)
+    encoder = make(max_retries=1, concurrency=1)
+    for call in (encoder.encode_documents, encoder.encode_documents_each):
+        server.requests.clear()
+        with pytest.raises(EndpointError, match=f"the texts at indexes 0 to 31: status {fault}") as caught:
+            call([f"text number {number}" for number in range(64)])
+        assert caught.value.index is None
+        assert len(server.requests) <= 8
+
+
+@pytest.mark.parametrize("fault", ["401", "404", "429", "gone"])
+def test_what_is_not_about_one_text_is_an_error_of_all(make, server, fault):
+    texts = [f"text number {number}" for number in range(8)]
+    encoder = make(max_retries=0, batch_size=4)
+    if fault == "429":
+        server.script = ["429"] * 8
+    elif fault == "gone":
+        server.shutdown()
+        server.server_close()
+    else:
+        server.refuses_all = int(fault)
+    with pytest.raises(EndpointError, match="the texts at indexes 0 to 3") as caught:
+        encoder.encode_documents_each(texts)
+    assert caught.value.index is None
+
+
+@pytest.mark.parametrize("fault", ["nan", "null", "zero"])
+def test_a_text_without_a_usable_vector_is_refused_alone(make, server, reference, fault):
+    server.spoils = {"b": fault}
+    found, refused = make().encode_documents_each(["a", "b", "c", "d"])
+    assert list(refused) == [1]
+    assert refused[1].index == 1
+    assert cosines(found[[0, 2, 3]], reference(["a", "c", "d"])).min() >= 0.99999
+    with pytest.raises(EndpointError, match="the text at index 1") as caught:
+        make().encode_documents(["a", "b", "c", "d"])
+    assert caught.value.index == 1
+
+
+def test_refusals_tell_what_would_be_refused_and_ask_nobody(make, server, model_folder, tmp_path):
+    texts = ["a", "word " * 50, "", "\ud800", "word " * 60]
+    local = Qwen3Encoder(model_folder, long_text="error", max_tokens=12, dtype="float32")
+    for encoder in (make(max_tokens=12), local):
+        refusals = encoder.refusals(texts)
+        assert list(refusals) == [1, 4]
+        assert refusals[1] == f"has {encoder.count_tokens(texts)[1]} tokens, more than max_tokens=12"
+        with pytest.raises(ValueError, match=f"^the text at index 1 {refusals[1]}"):
+            encoder.encode_documents(texts)
+        assert encoder.refusals([]) == encoder.refusals(texts[:1]) == {}
+        with pytest.raises(TypeError, match="put it in a list"):
+            encoder.refusals("a")
+    assert local.replaced(long_text="truncate").refusals(texts) == {}
+    # The document prompt counts.
+    [prompt] = make().count_tokens([as_query("a", INSTRUCTIONS["legal"])])
+    settings = {"document_instruction": "legal", "max_tokens": prompt + 3}
+    for encoder in (make(**settings), local.replaced(**settings)):
+        assert list(encoder.refusals(["a", "1 2 3", "a"])) == [1]
+    unknown = make(model="acme/other", cache_folder=tmp_path, max_tokens=12)
+    assert unknown.refusals(["a" * 11, "a" * 12])[1].startswith("has 12 bytes and may have more than max_tokens=12")
+    assert server.requests == []
+    found, refused = make(max_tokens=12).encode_documents_each(texts)
+    assert {index: str(error) for index, error in refused.items()} == {
+        index: f"the text at index {index} {reason}" for index, reason in make(max_tokens=12).refusals(texts).items()
+    }
+    assert found.any(axis=1).tolist() == [True, False, True, True, False]
 
 
 def test_a_server_that_is_not_there():
