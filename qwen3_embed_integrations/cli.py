@@ -448,24 +448,38 @@ class _EmbedCommand(TyperCommand):
 @app.command(cls=_EmbedCommand)
 def embed(
     source: Annotated[
-        str, typer.Argument(metavar="INPUT", help="Parquet, JSON lines (.jsonl) or CSV: a file, a folder or a URL.")
+        str,
+        typer.Argument(
+            metavar="INPUT",
+            help="Parquet, JSON lines, JSON, CSV or TSV, perhaps .gz or .zst, or .txt, .md and .html as a text each: a "
+            "file, a folder or a URL.",
+        ),
     ],
     destination: Annotated[
-        str, typer.Argument(metavar="OUTPUT", help="Folder for Parquet files with all columns and the vectors.")
+        str, typer.Argument(metavar="OUTPUT", help="Folder for Parquet files with the columns and the vectors.")
     ],
     text_column: Annotated[str, typer.Option(help="The column to embed.")] = "text",
     embedding_column: Annotated[str, typer.Option(help="The name of the new column.")] = "embedding",
-    model: Annotated[str, typer.Option(help="tiny, 0.6B, 4B, 8B, a hub id or a folder.")] = "0.6B",
+    columns: Annotated[
+        str | None, typer.Option(help="Those to keep beside the text, with commas between them; all if left out.")
+    ] = None,
+    delimiter: Annotated[
+        str | None, typer.Option(help="Between the fields of CSV; a comma, or a tab in .tsv, if left out.")
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(help="tiny, 0.6B, 4B, 8B, a hub id or a folder; tiny if left out.")
+    ] = None,
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit on the hub.")] = None,
     base_url: Annotated[str | None, typer.Option(help="A server that runs the model, instead of this machine.")] = None,
     dimensions: Annotated[int | None, typer.Option(help="Of the vectors; the model's own if left out.")] = None,
     document_instruction: Annotated[
-        str | None, typer.Option(help="By name or as a sentence; none if left out.")
+        str | None, typer.Option(help="By name or as a sentence; the model's own, or none, if left out.")
     ] = None,
     max_tokens: Annotated[int | None, typer.Option(help="Tokens of a text that are read.")] = None,
     part_rows: Annotated[int, typer.Option(min=1, help="Rows of an output file at most.")] = 4096,
     skip_bad: Annotated[
-        bool, typer.Option("--skip-bad", help="Write rows without a text to _rejected.jsonl, and embed the others.")
+        bool,
+        typer.Option("--skip-bad", help="Write rows that can't be embedded to _rejected.jsonl, and embed the others."),
     ] = False,
     ray: Annotated[
         str | None,
@@ -487,7 +501,7 @@ def embed(
         raise typer.BadParameter("is for --ray", param_hint="--workers")
     try:
         chosen: dict[str, Any] = {
-            "model": model,
+            "model": model or "tiny",
             "revision": revision,
             "dimensions": dimensions,
             "document_instruction": document_instruction,
@@ -498,6 +512,8 @@ def embed(
             "embedding_column": embedding_column,
             "part_rows": part_rows,
             "skip_bad": skip_bad,
+            "columns": None if columns is None else [name.strip() for name in columns.split(",")],
+            "delimiter": delimiter,
             "show_progress": sys.stderr.isatty(),
         }
         if ray is None:
@@ -514,10 +530,14 @@ def embed(
         f"{report.rows:,} rows in {report.parts:,} files in {report.destination}; "
         f"{report.embedded_rows:,} embedded now, {report.tokens:,} tokens in {report.seconds:,.1f} s"
     ]
+    if model is None:
+        lines.append("by tiny, which ships with this package for trying: --model 0.6B, 4B or 8B for real use")
+    if report.reused_rows:
+        lines.append(f"{report.reused_rows:,} rows have the vectors that were computed for their texts before")
     if report.truncated_texts:
         lines.append(f"{report.truncated_texts:,} texts were cut to {options['encoder'].max_tokens:,} tokens")
     if report.rejected_rows:
-        lines.append(f"{report.rejected_rows:,} rows have no text: {report.destination}/_rejected.jsonl")
+        lines.append(f"{report.rejected_rows:,} rows were not embedded: {report.destination}/_rejected.jsonl says why")
     console.print("\n".join(lines), markup=False, highlight=False, soft_wrap=True)
 
 

@@ -17,7 +17,7 @@ from qwen3_embed_integrations.bulk.job import Done, Job, Worker, fixed_size_list
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from qwen3_embed_integrations.bulk.job import Plan, Task
     from qwen3_embed_integrations.encoder import Qwen3Encoder
@@ -104,13 +104,15 @@ def embed_dataset(
     embedding_column: str = "embedding",
     part_rows: int = PART_ROWS,
     skip_bad: bool = False,
+    columns: Sequence[str] | None = None,
+    delimiter: str | None = None,
     show_progress: bool = True,
     workers: int | tuple[int, int] | None = None,
     num_cpus: float | None = None,
     num_gpus: float | None = None,
     **settings: Any,
 ) -> Report:
-    """Embed a column of Parquet, JSON lines or CSV files on a Ray cluster: `embed_files` with many workers.
+    """Embed a column of files on a Ray cluster: `embed_files`, which says how files are read, with many workers.
 
     Reads and writes the same files, so that a run can begin on one machine and go on on a cluster, or the other way
     round. Source and destination must be where every worker finds them: a shared file system, or s3://, gs:// or
@@ -126,7 +128,9 @@ def embed_dataset(
             finds one in `HF_TOKEN`.
         embedding_column: the name of the new column.
         part_rows: rows of a file at most; a file also ends after 4 million characters.
-        skip_bad: whether rows without a text are written to `_rejected.jsonl`, and the others embedded.
+        skip_bad: whether rows that can't be embedded are written to `_rejected.jsonl`, and the others embedded.
+        columns: names of the columns to keep beside the text; None for all.
+        delimiter: between the fields of CSV; None for a comma, or a tab in files named .tsv.
         show_progress: whether to draw a progress bar.
         workers: how many actors, or the least and the most; None for one a GPU, or one a CPU where there is none.
         num_cpus: of an actor; None for 1. It computes with as many threads.
@@ -139,6 +143,8 @@ def embed_dataset(
     Raises:
         FileNotFoundError: the source, or the model, is not there.
         TypeError: a setting is unknown, or given beside an encoder.
+        EndpointError: as `embed_files`.
+        OSError: as `embed_files`.
         ValueError: as `embed_files`.
     """
     planned = plan(
@@ -149,8 +155,11 @@ def embed_dataset(
         embedding_column=embedding_column,
         part_rows=part_rows,
         skip_bad=skip_bad,
+        columns=columns,
+        delimiter=delimiter,
+        show_progress=show_progress,
     )
-    return run(planned, _on_ray(planned, workers, num_cpus, num_gpus), show_progress=show_progress)
+    return run(planned, lambda _: _on_ray(planned, workers, num_cpus, num_gpus), show_progress=show_progress)
 
 
 class _PartEmbedder:

@@ -9,6 +9,7 @@ from qwen3_embed_integrations.encoder import Qwen3Encoder
 
 if TYPE_CHECKING:
     import os
+    from collections.abc import Sequence
 
     from qwen3_embed_integrations.remote import RemoteEncoder
 
@@ -24,16 +25,25 @@ def embed_files(
     embedding_column: str = "embedding",
     part_rows: int = PART_ROWS,
     skip_bad: bool = False,
+    columns: Sequence[str] | None = None,
+    delimiter: str | None = None,
     show_progress: bool = True,
     **settings: Any,
 ) -> Report:
-    """Embed a column of Parquet, JSON lines or CSV files, and write Parquet files with all columns and the vectors.
+    """Embed a column of Parquet, JSON lines, JSON, CSV or TSV files, and write Parquet files with the vectors beside.
 
-    The source is read twice, once to check every row before any work, and again part by part: memory does not grow
-    with it. Every part is written at once to a file that its content and the settings name, so that a run that was
-    killed at any point, begun again, embeds what is missing, and every row is there once. Rows keep their order, by the
-    names of the files. Vectors are a column of fixed-size lists of float32, and the encoder's fingerprint is in the
-    schema's metadata, under `qwen3_embed_integrations`. CSV columns are kept as text.
+    The source is read twice, once to check every row and every column's type before any work, and again part by part:
+    memory does not grow with it, but for a JSON array, which is read whole. All but Parquet may be packed (.gz, .zst).
+    Every part is written at once to a file that its content and the settings name, so that a run that was killed at any
+    point, begun again, embeds what is missing, and every row is there once. Rows are known by their texts: where a
+    source was moved, or rows came or went, only new texts are embedded. Rows keep their order, by the names of the
+    files. Vectors are a column of fixed-size lists of float32, and the encoder's fingerprint is in the schema's
+    metadata, under `qwen3_embed_integrations`.
+
+    A CSV column holds numbers, or true and false, where every field that is not empty is written exactly as JSON writes
+    such a value ("7", "0.5", not "007"), an empty one being null; else it holds text. An object without entries is
+    null. What folders' names say (lang=en) is a column, as with pyarrow's Hive partitioning. In a folder without such
+    files, each .txt, .md and .html (what a reader sees of it) is a document, with its path in the column `source`.
 
     Args:
         source: a file, or a folder with files; a path, or a URL that pyarrow opens (s3://, gs://, hdfs://).
@@ -42,9 +52,12 @@ def embed_files(
         encoder: makes the vectors; None for a `Qwen3Encoder` of the settings.
         embedding_column: the name of the new column.
         part_rows: rows of a file at most; a file also ends after 4 million characters.
-        skip_bad: whether rows without a text (null, not text, not readable) are written to `_rejected.jsonl` in the
-            destination, and the others embedded, instead of refusing them all.
-        show_progress: whether to draw a progress bar.
+        skip_bad: whether rows that can't be embedded (no text, not readable, refused by the encoder or its server as
+            too long or otherwise) are written to `_rejected.jsonl` in the destination, and the others embedded, instead
+            of refusing them all.
+        columns: names of the columns to keep beside the text; None for all.
+        delimiter: between the fields of CSV; None for a comma, or a tab in files named .tsv.
+        show_progress: whether to draw progress bars.
         **settings: of a `Qwen3Encoder`.
 
     Returns:
@@ -53,9 +66,12 @@ def embed_files(
     Raises:
         FileNotFoundError: the source, or the model, is not there.
         ImportError: pyarrow is not installed.
+        EndpointError: a server gave no vectors; the message has file and line.
+        OSError: a file can't be read or written; the message has its name.
         TypeError: a setting is unknown, or given beside an encoder.
-        ValueError: a row has no text, with its place; a column's name is taken or missing; the destination holds
-            vectors of another model, column or source; or a setting is out of range.
+        ValueError: a row can't be embedded, or a column has values of two types, with the place; a column's name is
+            taken or missing; the destination holds vectors of another model, column or source; or a setting is out of
+            range.
 
     Example:
         >>> from qwen3_embed_integrations.bulk import embed_files
@@ -69,8 +85,11 @@ def embed_files(
         embedding_column=embedding_column,
         part_rows=part_rows,
         skip_bad=skip_bad,
+        columns=columns,
+        delimiter=delimiter,
+        show_progress=show_progress,
     )
-    return run(planned, map(Worker(planned.job), planned.tasks), show_progress=show_progress)
+    return run(planned, lambda report: map(Worker(planned.job, report), planned.tasks), show_progress=show_progress)
 
 
 def encoder_of(encoder: Qwen3Encoder | RemoteEncoder | None, settings: dict[str, Any]) -> Qwen3Encoder | RemoteEncoder:
