@@ -567,7 +567,7 @@ def check_endpoint(
     compared = "with themselves: no weights here" if report.reference is None else f"with {report.reference}"
     console.print(f"{len(PROBES)} texts, vectors of {report.size} components, compared {compared}", highlight=False)
     for finding in report.findings:
-        outcome = finding.fault or ("ok" if finding.checked else "not checked")
+        outcome = finding.fault or finding.harmless or ("ok" if finding.checked else "not checked")
         line = f"{finding.check:11} {outcome}{': ' if finding.evidence else ''}{finding.evidence}"
         console.print(line, markup=False, highlight=False, style="bold red" if finding.fault else None, soft_wrap=True)
     if report.faults:

@@ -67,12 +67,14 @@ class Finding:
         fault: what is wrong, None where nothing is.
         evidence: what was measured, or why it could not be.
         checked: whether it could be.
+        harmless: what is wrong for other clients alone, None where nothing is.
     """
 
     check: str
     fault: str | None = None
     evidence: str = ""
     checked: bool = True
+    harmless: str | None = None
 
 
 @dataclass(frozen=True)
@@ -222,14 +224,21 @@ def _loses_the_end(ask: Ask, length: int) -> bool:
     return _like_the_first(ask([digits + end for end in ends], None))[0]
 
 
+_CUT_HERE = (
+    "harmless here, where vectors are cut by the client; other clients that send the field get an error or whole "
+    "vectors (vLLM takes it with --hf-overrides '{\"is_matryoshka\": true}')"
+)
+
+
 def _dimensions(ask: Ask, size: int) -> Finding:
     wanted = 64 if size >= 128 else size // 2
     try:
         cut = ask(PROBES[:2], wanted)
     except EndpointError as error:
-        return Finding(DIMENSIONS, "dimensions refused", f"asked for {wanted}: {error}")
+        return Finding(DIMENSIONS, evidence=f"{_CUT_HERE}: {error}", harmless="dimensions refused")
     if cut.shape[1] != wanted:
-        return Finding(DIMENSIONS, "dimensions refused", f"asked for {wanted}, got {cut.shape[1]} components")
+        evidence = f"{_CUT_HERE}: asked for {wanted}, got {cut.shape[1]} components"
+        return Finding(DIMENSIONS, evidence=evidence, harmless="dimensions ignored")
     norms = np.linalg.norm(cut, axis=1)
     if np.abs(norms - 1).max() > _UNIT:
         evidence = f"a vector cut to {wanted} components has length {norms[0]:.3f}"

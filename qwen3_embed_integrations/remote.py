@@ -36,6 +36,7 @@ from qwen3_embed_integrations.endpoint import (
     PROVIDERS,
     REFUSALS,
     TOO_LARGE,
+    UNUSABLE,
     Endpoint,
     EndpointError,
     as_secret,
@@ -374,11 +375,8 @@ class RemoteEncoder(ConfiguredEncoder):
             return [self._embed(inputs, first)]
         except EndpointError as error:
             failure = error
-        known = failure.index is not None
-        if (known and refused is None) or not (known or failure.status in REFUSALS):
-            raise failure
         # One text that any server takes tells a refusal of these from one of all that is asked.
-        if not known and failure.status != TOO_LARGE and not self._answers():
+        if not _concerns_texts(failure, refused) or (failure.status != TOO_LARGE and not self._answers()):
             raise failure
         return self._narrowed(inputs, first, failure, refused)
 
@@ -400,7 +398,7 @@ class RemoteEncoder(ConfiguredEncoder):
                 continue
             except EndpointError as error:
                 failure = error
-            if failure.index is None and failure.status not in REFUSALS:
+            if not _concerns_texts(failure, refused):
                 raise failure
             pieces += self._narrowed(half, start, failure, refused)
         return pieces
@@ -445,7 +443,7 @@ class RemoteEncoder(ConfiguredEncoder):
         zeros = np.flatnonzero(~unit.any(axis=1))
         if len(zeros):
             index = first + int(zeros[0])
-            raise EndpointError(f"the text at index {index} got a vector of zeros", index=index)
+            raise EndpointError(f"the text at index {index} got a vector of zeros", UNUSABLE, index)
         return _Piece(first, unit, answer.tokens)
 
     def _ask(self, inputs: list[str], first: int, narrowing: bool) -> tuple[Answer, bool]:
@@ -509,7 +507,12 @@ class RemoteEncoder(ConfiguredEncoder):
                 settings, spec = self.settings, find_spec(self.settings.model)
                 name = settings.served_model_name or (spec and spec.hub_id) or settings.model
                 endpoint = Endpoint(
-                    settings.base_url, name, self._key, max_retries=settings.max_retries, timeout=settings.timeout
+                    settings.base_url,
+                    name,
+                    self._key,
+                    key_variable=self._provider.key_variable,
+                    max_retries=settings.max_retries,
+                    timeout=settings.timeout,
                 )
                 threads = ThreadPoolExecutor(settings.concurrency, thread_name_prefix="qwen3-remote")
                 self._held = os.getpid(), threads, endpoint
@@ -528,6 +531,11 @@ def _known_source(model: str | os.PathLike[str], revision: str | None, cache_fol
     except ValueError:
         return None
     return ModelSource(location, revision, cache_folder, local_files_only=True)
+
+
+def _concerns_texts(failure: EndpointError, refused: dict[int, EndpointError] | None) -> bool:
+    """Whether single texts may be what a server refuses, or gives no usable vector where that ends no call."""
+    return failure.status in REFUSALS or (refused is not None and failure.status == UNUSABLE)
 
 
 def _inputs(texts: list[str], prompt: str) -> list[str]:

@@ -5,9 +5,12 @@ It shares no code with the package: a fault that a test finds, it finds in the a
 
 from __future__ import annotations
 
+import base64
+import gzip
 import json
 import random
 import socket
+import ssl
 import threading
 from collections import Counter
 from contextlib import contextmanager
@@ -97,11 +100,23 @@ class Server(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 128
 
-    def __init__(self, model: Model) -> None:
+    def __init__(self, model: Model | None, certificate: Path | None = None) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
+        self.scheme = "http" if certificate is None else "https"
+        if certificate is not None:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(certificate)
+            # The handshake belongs to a connection's own thread.
+            self.socket = context.wrap_socket(self.socket, server_side=True, do_handshake_on_connect=False)
         self.model = model
         self.faults: frozenset[str] = frozenset()
         self.key: str | None = None
+        # Where the embeddings are; None for any path that ends so.
+        self.path: str | None = None
+        self.redirects_to: str | None = None
+        self.serves: str | None = None
+        # Errors that it sends with status 200, one a request.
+        self.within: list[dict] = []
         self.limit = 512
         self.most_texts: int | None = None
         self.most_tokens: int | None = None
@@ -122,7 +137,7 @@ class Server(ThreadingHTTPServer):
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_address[1]}/v1"
+        return f"{self.scheme}://127.0.0.1:{self.server_address[1]}/v1"
 
     def handle_error(self, request, client_address) -> None:
         # A client that gave up, which is what the slow answers are for.
@@ -154,7 +169,9 @@ class Handler(BaseHTTPRequestHandler):
 
     def answer(self, body: dict, fault: str) -> None:
         server = self.server
-        if not self.path.endswith("/embeddings"):
+        if server.redirects_to is not None:
+            return self.send_bytes(301, b"", "text/html", {"Location": server.redirects_to})
+        if not self.path.endswith("/embeddings") or server.path not in (None, self.path):
             return self.send(404, {"error": {"message": "no such path"}})
         if server.key is not None and self.headers.get("Authorization") != f"Bearer {server.key}":
             # Some services repeat what they were sent.
@@ -178,6 +195,12 @@ class Handler(BaseHTTPRequestHandler):
             self.close_connection = True
             self.connection.close()
             return None
+        if server.serves not in (None, body["model"]):
+            return self.send(404, {"object": "error", "message": f"The model `{body['model']}` does not exist."})
+        if server.within:
+            return self.send(200, server.within.pop(0))
+        if "encoding_format" in body and "format-refused" in server.faults:
+            return self.send(422, {"detail": "Extra inputs are not permitted"})
         texts = body["input"]
         if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
             return self.send(400, {"error": {"message": "this server takes texts only"}})
@@ -218,6 +241,10 @@ class Handler(BaseHTTPRequestHandler):
             rows[place][3] = float("nan")
         if fault == "null":
             rows[place][3] = None
+        if fault == "no-vector":
+            rows[place] = None
+        if fault == "words":
+            rows[place] = "no numbers"
         if fault == "zero":
             rows[place] = [0.0] * len(rows[place])
 
@@ -238,6 +265,21 @@ class Handler(BaseHTTPRequestHandler):
             data.append({**data[-1], "index": len(data)})
         if fault == "repeated-index":
             data[-1]["index"] = 0
+        for item in data:
+            if "no-index" in self.server.faults:
+                del item["index"]
+            if "zero-index" in self.server.faults:
+                item["index"] = 0
+            if "one-based" in self.server.faults:
+                item["index"] += 1
+            if "strings" in self.server.faults:
+                item["embedding"] = [str(number) for number in item["embedding"]]
+            if "base64" in self.server.faults:
+                item["embedding"] = base64.b64encode(np.array(item["embedding"], dtype="<f4").tobytes()).decode()
+        if "half-index" in self.server.faults:
+            del data[-1]["index"]
+        if "empty-data" in self.server.faults:
+            data = []
         if "shuffled" in self.server.faults:
             random.Random(len(data)).shuffle(data)
         return data
@@ -248,6 +290,10 @@ class Handler(BaseHTTPRequestHandler):
     def send_bytes(
         self, status: int, content: bytes, kind: str, headers: dict | None = None, cut: bool = False, slow: bool = False
     ) -> None:
+        headers = headers or {}
+        if "gzip" in self.server.faults:
+            content = gzip.compress(content)
+            headers["Content-Encoding"] = "gzip"
         self.send_response(status)
         for name, value in {"Content-Type": kind, "Content-Length": str(len(content)), **(headers or {})}.items():
             self.send_header(name, value)
@@ -264,9 +310,9 @@ class Handler(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def serving(model: Model):
-    """Run a server of its own in a thread."""
-    server = Server(model)
+def serving(model: Model | None, certificate: Path | None = None):
+    """Run a server of its own in a thread; with a file of a key and its certificate, over TLS."""
+    server = Server(model, certificate)
     thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
     thread.start()
     try:

@@ -8,6 +8,8 @@ import logging
 import multiprocessing
 import pickle
 import random
+import shutil
+import subprocess
 import traceback
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -16,7 +18,7 @@ import numpy as np
 import pytest
 from pydantic import SecretStr
 
-from qwen3_embed_integrations import INSTRUCTIONS, EndpointError, Qwen3Encoder, RemoteEncoder, remote
+from qwen3_embed_integrations import INSTRUCTIONS, EndpointError, Qwen3Encoder, RemoteEncoder, endpoint, remote
 from qwen3_embed_integrations.endpoint import OTHER, PROVIDERS
 from qwen3_embed_integrations.models import CONTEXT, TINY_FOLDER
 from tests.conftest import as_query, cosines
@@ -256,7 +258,7 @@ def test_what_is_not_about_one_text_is_an_error_of_all(make, server, fault):
     assert caught.value.index is None
 
 
-@pytest.mark.parametrize("fault", ["nan", "null", "zero"])
+@pytest.mark.parametrize("fault", ["nan", "null", "zero", "no-vector", "words"])
 def test_a_text_without_a_usable_vector_is_refused_alone(make, server, reference, fault):
     server.spoils = {"b": fault}
     found, refused = make().encode_documents_each(["a", "b", "c", "d"])
@@ -296,11 +298,182 @@ def test_refusals_tell_what_would_be_refused_and_ask_nobody(make, server, model_
     assert found.any(axis=1).tolist() == [True, False, True, True, False]
 
 
-def test_a_server_that_is_not_there():
+def no_waiting(monkeypatch):
+    """What is told at once waits for nothing."""
+    monkeypatch.setattr(endpoint.time, "sleep", lambda seconds: pytest.fail(f"waited for {seconds} s"))
+
+
+def test_a_server_that_is_not_there(monkeypatch):
+    no_waiting(monkeypatch)
     with serving(None) as gone:
         url = gone.url
-    with pytest.raises(EndpointError, match=r"no vectors for the text at index 0: .*refused"):
-        RemoteEncoder(url, model="tiny", max_retries=0).encode_queries(["a"])
+    with pytest.raises(
+        EndpointError, match=r"no vectors for the text at index 0: .*refused.*is the server running"
+    ) as caught:
+        RemoteEncoder(url, model="tiny").encode_queries(["a"])
+    assert f"{url}/embeddings" in str(caught.value)
+    with pytest.raises(EndpointError, match=r"no host of the name 'no-such-host\.invalid' is known here"):
+        RemoteEncoder("http://no-such-host.invalid/v1", model="tiny").encode_queries(["a"])
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory):
+    """A key with a certificate that nobody has signed but itself."""
+    folder = tmp_path_factory.mktemp("certificate")
+    command = (
+        "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=127.0.0.1 -addext subjectAltName=IP:127.0.0.1"
+    )
+    key, signed = folder / "key.pem", folder / "signed.pem"
+    subprocess.run([*command.split(), "-keyout", key, "-out", signed], check=True, capture_output=True)
+    both = folder / "both.pem"
+    both.write_text(key.read_text() + signed.read_text())
+    return both
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="makes its certificate with openssl")
+def test_a_certificate_and_a_wrong_scheme_are_told_at_once(model, model_folder, certificate, monkeypatch):
+    no_waiting(monkeypatch)
+
+    def embed(url):
+        with RemoteEncoder(url, model=model_folder) as encoder:
+            return encoder.encode_documents(["a"])
+
+    with serving(model, certificate) as safe:
+        with pytest.raises(
+            EndpointError, match=r"CERTIFICATE_VERIFY_FAILED.*not trusted here: .*SSL_CERT_FILE"
+        ) as caught:
+            embed(safe.url)
+        assert f"{safe.url}/embeddings" in str(caught.value)
+        with pytest.raises(EndpointError, match=f"speaks https there: give base_url='{safe.url}'"):
+            embed(safe.url.replace("https", "http"))
+        monkeypatch.setenv("SSL_CERT_FILE", str(certificate.with_name("signed.pem")))
+        assert embed(safe.url).shape == (1, 64)
+    with serving(model) as plain, pytest.raises(EndpointError, match=f"no https there: try base_url='{plain.url}'"):
+        embed(plain.url.replace("http", "https"))
+
+
+def test_a_server_that_was_there_may_be_starting_again(make, server, monkeypatch):
+    encoder = make(max_retries=2)
+    encoder.encode_documents(["a"])
+    server.script = ["reset"]
+    server.socket.close()
+    server.shutdown()
+    waits = []
+    monkeypatch.setattr(endpoint.time, "sleep", waits.append)
+    # Its connection is still open, and broken by the first request; then there is no new one to be had.
+    with pytest.raises(EndpointError, match="refused"):
+        encoder.encode_documents(["b"])
+    assert len(waits) == 2
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        {"error": {"message": "slow down", "code": 429}},
+        {"error": {"message": "the model is overloaded", "type": "server_error"}},
+        {"object": "error", "message": "not now", "code": 503},
+        {"detail": "Service temporarily unavailable"},
+        {"error": "Too Many Requests"},
+    ],
+)
+def test_an_error_within_status_200_that_passes_is_tried_again(make, server, reference, error):
+    server.within = [error]
+    assert cosines(make().encode_documents(TEXTS), reference(readable(TEXTS))).min() >= 0.99999
+    assert len(server.requests) == 2
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        ({"error": {"message": "no such thing", "code": "invalid"}}, 400),
+        ({"object": "error", "message": "no such thing", "code": 400}, 400),
+        ({"detail": [{"msg": "no such thing"}]}, 400),
+        ({"error": {"message": "no such thing", "code": "404"}, "data": []}, 404),
+        ({"code": 20012, "message": "no such thing", "data": None}, 400),
+    ],
+)
+def test_an_error_within_status_200_is_told_in_the_servers_words(make, server, monkeypatch, error, status):
+    no_waiting(monkeypatch)
+    server.within = [error] * 9
+    words = "the texts at indexes 0 to 11: status 200 with an error inside: .*no such thing"
+    with pytest.raises(EndpointError, match=words) as caught:
+        make().encode_documents(TEXTS)
+    assert caught.value.status == status
+
+
+@pytest.mark.parametrize("fault", ["no-index", "zero-index", "strings", "base64", "gzip", "format-refused", "no-usage"])
+def test_other_forms_of_a_right_answer_are_understood(make, server, reference, fault):
+    server.faults = frozenset({fault})
+    encoder = make(batch_size=5, concurrency=1)
+    assert cosines(encoder.encode_documents(TEXTS), reference(readable(TEXTS))).min() >= 0.99999
+    assert encoder.usage.tokens == sum(encoder.count_tokens(TEXTS))
+
+
+def test_an_encoding_format_that_is_refused_is_not_sent_again(make, server):
+    server.faults = frozenset({"format-refused", "base64"})
+    encoder = make(batch_size=5, concurrency=1)
+    encoder.encode_documents(TEXTS)
+    assert ["encoding_format" in request for request in server.requests] == [True, False, False, False]
+    server.requests.clear()
+    cut = make(dimensions=40, send_dimensions=True)
+    assert cut.encode_documents(["a"]).shape == (1, 40)
+    # A text that is refused too is told from that.
+    server.refuses = {"b": 400}
+    assert list(make().encode_documents_each(["a", "b", "c"])[1]) == [1]
+
+
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        ("half-index", "12 vectors in the answer for .*: none for index 11"),
+        ("one-based", "12 vectors in the answer for .*: none for index 0"),
+        ("empty-data", "0 vectors in the answer for the texts at indexes 0 to 11"),
+    ],
+)
+def test_an_order_that_is_not_known_is_an_error(make, server, fault, words):
+    server.faults = frozenset({fault})
+    with pytest.raises(EndpointError, match=words):
+        make().encode_documents(TEXTS)
+
+
+def test_a_base_url_without_v1_is_told_with_the_one_that_answers(server, model_folder, monkeypatch):
+    no_waiting(monkeypatch)
+    monkeypatch.setenv("OPENAI_ORG_ID", "org-of-another-service")
+    server.path = "/v1/embeddings"
+    root = server.url.removesuffix("/v1")
+    for wrong in (root, f"{root}/v1/chat/completions", f"{root}/api"):
+        with RemoteEncoder(wrong, model=model_folder) as encoder, pytest.raises(EndpointError) as caught:
+            encoder.encode_documents(["a"])
+        assert f"{wrong}/embeddings is not there, but {server.url}/embeddings answers" in str(caught.value)
+        assert f"give base_url='{server.url}'" in str(caught.value)
+    assert "of-another-service" not in str(server.sent_headers)
+    server.path = "/elsewhere/embeddings"
+    words = f"nothing is at {root}/embeddings: base_url is what comes before"
+    with RemoteEncoder(root, model=model_folder) as encoder, pytest.raises(EndpointError, match=words):
+        encoder.encode_documents(["a"])
+
+
+def test_a_wrong_name_a_wrong_key_and_a_redirect_are_told_with_the_remedy(make, server, monkeypatch):
+    no_waiting(monkeypatch)
+    monkeypatch.delenv(OTHER.key_variable, raising=False)
+    server.serves = "served"
+    with pytest.raises(EndpointError, match=r"status 404: .*does not exist.*as served_model_name, not '/"):
+        make().encode_documents(["a"])
+    assert make(served_model_name="served").encode_documents(["a"]).shape == (1, 64)
+    server.serves, server.key = None, KEY
+    with pytest.raises(EndpointError, match=f"no key was sent: give api_key, or set {OTHER.key_variable}"):
+        make().encode_documents(["a"])
+    with pytest.raises(EndpointError, match=f"check the key that was given, or set {OTHER.key_variable}"):
+        make(api_key="sk-wrong").encode_documents(["a"])
+    server.redirects_to = "/elsewhere"
+    with pytest.raises(EndpointError, match=r"/embeddings was redirected to http://.*/elsewhere: give"):
+        make().encode_documents(["a"])
+
+
+def test_an_empty_text_that_a_server_refuses_is_named(make, server):
+    server.refuses = {"": 400}
+    with pytest.raises(EndpointError, match="the text at index 1, which is empty: status 400"):
+        make().encode_documents(["a", "", "b"])
 
 
 def test_too_long_a_text_is_refused_before_anything_is_sent(make, server, tmp_path):
