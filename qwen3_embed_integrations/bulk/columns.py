@@ -39,7 +39,7 @@ class Columns:
     def __init__(self, text_column: str, chosen: Sequence[str] | None) -> None:
         self._text_column = text_column
         self._chosen = chosen
-        self._seen: dict[str, None] = {text_column: None}
+        self._seen: dict[str, None] = {}
         self._types: dict[str, pa.DataType] = {}
         self._places: dict[str, str] = {}
         self._fields: dict[str, _Fields] = {}

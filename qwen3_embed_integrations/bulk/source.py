@@ -210,11 +210,11 @@ def scan(
     partitions, types = _partitions(origin, files)
     parts = []
     for file in files:
+        scan_file = scanner.parquet if format_of(file) == "parquet" else scanner.text
+        parts += scan_file(file, partitions[file.path])
         for name, _ in partitions[file.path]:
             if scanner.columns.takes(name):
                 scanner.columns.add_type(name, types[name], f"{file.name}'s folder", file)
-        scan_file = scanner.parquet if format_of(file) == "parquet" else scanner.text
-        parts += scan_file(file, partitions[file.path])
     schema = scanner.columns.schema()
     for file in files:
         if format_of(file) == "parquet":
@@ -249,9 +249,9 @@ def read_texts(file: Location, text_column: str, *, delimiter: str | None = None
     if layout_of(file) == "csv":
         _check_text_column(file, text_column, heading_of(file, delimiter)[2])
     for row in read_rows(file, delimiter=delimiter):
-        problem = row.problem if row.values is None else text_problem(row.values, text_column)
-        if problem is not None:
-            raise ValueError(f"{file.name}:{row.line} {problem}")
+        wrong = row.problem if row.values is None else text_problem(row.values, text_column)
+        if wrong is not None:
+            raise ValueError(f"{file.name}:{row.line} {wrong}")
         if row.values is not None:
             yield row.values[text_column]
 
@@ -379,6 +379,7 @@ class _Scanner:
         text_column = self._wanted.text_column
         if text_column == PATH_COLUMN:
             raise ValueError(f"the column {PATH_COLUMN!r} is that of the files' names: give text_column another name")
+        self.columns.takes(text_column)
         if self.columns.takes(PATH_COLUMN):
             self.columns.add_type(PATH_COLUMN, pa.string(), origin.name, origin)
         kept: list[Location] = []
