@@ -50,8 +50,8 @@ class Reading:
         counts = (
             (self.unjudged, "queries without judgements are left out"),
             (self.without_relevant, "judged queries have no relevant document: they score 0"),
-            (self.missing_queries, "judgements of queries that are not there are left out"),
-            (self.missing_documents, "judgements name documents that are not there, and so are never found"),
+            (self.missing_queries, "judgements that name a query which is not there are left out"),
+            (self.missing_documents, "judgements name a document which is not there, and so is never found"),
             (self.themselves, "queries have the id of a document which is left out of their results"),
             (self.relevant_themselves, "of these are judged to be relevant to themselves, and so are never found"),
             (self.namesakes, "queries have the id of a document with another text, which stays in their results"),
@@ -132,7 +132,7 @@ def read_judged(
     themselves = {id_: places[id_] for id_ in namesakes if ignore_identical_ids or id_ in texts.questions}
     reading = Reading(
         template=writer.template,
-        filled=dict(texts.filled),
+        filled={name: texts.filled[name] for name in writer.fields if texts.filled[name]},
         unjudged=len(questions) - len(judged),
         themselves=len(themselves),
         namesakes=len(namesakes) - len(themselves),
@@ -345,18 +345,15 @@ def _read_grades(path: Path, queries: Mapping[str, str], places: Mapping[str, in
     if not any(place < len(places) for grades in relevant.values() for place in grades):
         not_there = "".join(f"; the {kind} {named[0]} is not there" for kind, named in missing.items() if named)
         raise ValueError(f"{path} has no relevant document for any of the queries{not_there}")
-    if missing["query"]:
-        logger.warning(
-            "%d judgements are of queries that are not there and are left out, first of %s",
-            len(missing["query"]),
-            missing["query"][0],
-        )
-    if missing["document"]:
-        logger.warning(
-            "%d judgements name documents that are not there and so are never found, first %s",
-            len(missing["document"]),
-            missing["document"][0],
-        )
+    for kind, outcome in (("query", "left out"), ("document", "never found")):
+        if missing[kind]:
+            logger.warning(
+                "judgements that name a %s which is not there, %s: %d, first %s",
+                kind,
+                outcome,
+                len(missing[kind]),
+                missing[kind][0],
+            )
     return _Grades(relevant, len(missing["query"]), len(missing["document"]))
 
 

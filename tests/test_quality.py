@@ -282,8 +282,8 @@ def test_what_judgements_lack_counts_as_with_pytrec_eval(files, caplog):
     rankings = {"q1": "badc", "q2": "abcd", "q3": "abcd", "q4": "abcd", "q5": "abcd", "q6": "abcd"}
     write_lines(files / "queries.jsonl", [{"_id": id_, "text": id_} for id_ in rankings])
     read = read_all(files)
-    assert "2 judgements are of queries that are not there" in caplog.text
-    assert "2 judgements name documents that are not there and so are never found, first 'gone' (" in caplog.text
+    assert "judgements that name a query which is not there, left out: 2, first 'q9' (" in caplog.text
+    assert "judgements that name a document which is not there, never found: 2, first 'gone' (" in caplog.text
     assert read.queries == list(PYTREC_EVAL)
     # A document to a dimension, so that a query's vector is its ranking.
     vectors = {text: np.eye(4, dtype=np.float32)[place] for place, text in enumerate(DOCUMENTS.values())}
