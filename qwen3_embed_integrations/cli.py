@@ -185,12 +185,16 @@ def evaluate(
     corpus: Annotated[
         Path | None,
         typer.Option(
-            help="Documents as JSON lines with _id, text and perhaps title; the standard library if left out."
+            help="Documents with _id, text and perhaps title, in JSON lines, JSON, CSV, TSV or Parquet, also .gz and "
+            ".zst; the standard library if left out."
         ),
     ] = None,
-    queries: Annotated[Path | None, typer.Option(help="Queries as JSON lines with _id and text.")] = None,
+    queries: Annotated[Path | None, typer.Option(help="Queries with _id and text, likewise.")] = None,
     qrels: Annotated[
         Path | None, typer.Option(help="Judgements: query id, document id and grade, with tabs between them.")
+    ] = None,
+    delimiter: Annotated[
+        str | None, typer.Option(help="Between the fields of CSV; a comma, and a tab in .tsv, if left out.")
     ] = None,
     text_column: Annotated[str, typer.Option(help="The field with the text; a query's may be text too.")] = "text",
     template: Annotated[
@@ -231,8 +235,8 @@ def evaluate(
 
     _hide_loading()
     _check_files(json_file, png_file)
-    if corpus is None and (template is not None or ignore_identical_ids or text_column != "text"):
-        raise typer.BadParameter("--text-column, --template and --ignore-identical-ids go with --corpus")
+    if corpus is None and (template or delimiter or ignore_identical_ids or text_column != "text"):
+        raise typer.BadParameter("--delimiter, --text-column, --template and --ignore-identical-ids go with --corpus")
     if benchmark is not None or tasks is not None:
         if corpus or queries or qrels or png_file or instruction or precisions != _PRECISIONS:
             raise typer.BadParameter(
@@ -258,6 +262,7 @@ def evaluate(
             # A shell hands on both characters.
             template=None if template is None else template.replace(r"\n", "\n"),
             ignore_identical_ids=ignore_identical_ids,
+            delimiter=delimiter,
         )
     encoder = Qwen3Encoder(model)
     if dimensions is None:

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-import gzip
-import json
+import io
 import logging
 import math
-import zlib
 from collections import Counter
 from dataclasses import dataclass, replace
 from string import Formatter
 from typing import TYPE_CHECKING, Any, NamedTuple
+
+from qwen3_embed_integrations.bulk.rows import Location, read_rows, require_pyarrow
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping, Sequence
     from pathlib import Path
 
 logger = logging.getLogger(__name__)
+
+_JUDGEMENT = ("query-id", "corpus-id", "score")
+_WITH_COLUMNS = {".jsonl", ".ndjson", ".json", ".csv", ".parquet"}
 
 
 @dataclass(frozen=True)
@@ -93,22 +96,27 @@ def read_judged(
     text_column: str = "text",
     template: str | None = None,
     ignore_identical_ids: bool = False,
+    delimiter: str | None = None,
 ) -> Judged:
-    r"""Read files in the layout of BEIR (https://github.com/beir-cellar/beir), in UTF-8, perhaps packed (`.gz`).
+    r"""Read files in the layout of BEIR (https://github.com/beir-cellar/beir), of any format that `embed` reads.
+
+    That is JSON lines, JSON, CSV, TSV and Parquet, in UTF-8, perhaps packed (`.gz`, `.zst`).
 
     A query that is itself a document is not to find itself: the document with its id and its text is left out of its
     results, as BEIR and MTEB leave out whatever has its id.
 
     Args:
-        corpus: JSON lines with `_id`, or `id`, the text and perhaps `title`, which goes before the text.
-        queries: JSON lines with `_id`, or `id`, and the text.
+        corpus: rows with `_id`, or `id`, the text and perhaps `title`, which goes before the text.
+        queries: rows with `_id`, or `id`, and the text.
         qrels: lines of query id, document id and grade, with tabs between them, perhaps under a heading; or the four
-            columns of TREC, where a column that is not used follows the query id. None where nobody judged.
+            columns of TREC, where a column that is not used follows the query id. In JSON, CSV and Parquet the columns
+            query-id, corpus-id and score. None where nobody judged.
         text_column: the field with the text. A query has its own in `text` where it has no such field.
         template: how a document is written, each field's name in braces. A line whose fields are all empty is left out,
             and so is the blank before an empty field. None for the title on a line of its own, then the text.
         ignore_identical_ids: leave out what has the query's id, whatever its text, as BEIR's
             `EvaluateRetrieval.evaluate` does.
+        delimiter: between the fields of CSV; None for a comma, and for a tab in a .tsv file.
 
     Returns:
         The texts. Where there are judgements, queries that nobody judged are left out. One whose judged documents are
@@ -116,17 +124,19 @@ def read_judged(
         judgements that name a document or a query which is not there.
 
     Raises:
-        FileNotFoundError: a file is missing.
+        ImportError: pyarrow is not installed.
+        OSError: a file is missing, or cannot be read.
         ValueError: a line is not as described, with its file and number; the template is none, or names a field that
             no document has; or nothing that is there is relevant to a query that is.
     """
+    require_pyarrow()
     writer = _Template(_default_template(text_column) if template is None else template)
-    questions = {row.id: _text(row, text_column, "text") for row in _rows(queries)}
-    texts = _read_corpus(corpus, writer, text_column, questions)
+    questions = {row.id: _text(row, text_column, "text") for row in _rows(queries, delimiter)}
+    texts = _read_corpus(corpus, writer, text_column, questions, delimiter)
     if template is not None:
         writer.check(texts.fields, corpus)
     places = {id_: place for place, id_ in enumerate(texts.documents)}
-    grades = None if qrels is None else _read_grades(qrels, questions, places)
+    grades = None if qrels is None else _read_grades(qrels, questions, places, delimiter)
     judged = [id_ for id_ in questions if grades is None or id_ in grades.relevant]
     namesakes = [id_ for id_ in judged if id_ in places]
     themselves = {id_: places[id_] for id_ in namesakes if ignore_identical_ids or id_ in texts.questions}
@@ -174,9 +184,11 @@ class _Texts(NamedTuple):
     questions: set[str]
 
 
-def _read_corpus(path: Path, writer: _Template, text_column: str, questions: Mapping[str, str]) -> _Texts:
+def _read_corpus(
+    path: Path, writer: _Template, text_column: str, questions: Mapping[str, str], delimiter: str | None
+) -> _Texts:
     texts = _Texts({}, Counter(), {}, set())
-    for row in _rows(path):
+    for row in _rows(path, delimiter):
         text = _text(row, text_column) if text_column in writer.fields else row.fields.get(text_column)
         values = _values(row, writer.fields)
         texts.documents[row.id] = writer.write(values)
@@ -259,16 +271,9 @@ class _Row(NamedTuple):
     fields: Mapping[str, Any]
 
 
-def _rows(path: Path) -> Iterator[_Row]:
+def _rows(path: Path, delimiter: str | None) -> Iterator[_Row]:
     seen: set[str] = set()
-    for number, line in _lines(path):
-        place = f"{path}:{number}"
-        try:
-            fields = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise ValueError(f"{place} must be a JSON object: {error}") from error
-        if not isinstance(fields, dict):
-            raise ValueError(f"{place} must be a JSON object, got {line!r:.80}")
+    for place, fields in _fields(path, delimiter):
         id_ = _id(fields, place)
         if id_ in seen:
             raise ValueError(f"{place} has the _id {id_!r} again")
@@ -276,6 +281,14 @@ def _rows(path: Path) -> Iterator[_Row]:
         yield _Row(place, id_, fields)
     if not seen:
         raise ValueError(f"{path} is empty")
+
+
+def _fields(path: Path, delimiter: str | None) -> Iterator[tuple[str, dict[str, Any]]]:
+    for row in read_rows(Location.of(path), delimiter=delimiter):
+        if row.problem is not None:
+            raise ValueError(f"{path}:{row.line} {row.problem}")
+        if row.values is not None:
+            yield f"{path}:{row.line}", row.values
 
 
 def _id(fields: Mapping[str, Any], place: str) -> str:
@@ -324,12 +337,12 @@ class _Grades(NamedTuple):
     missing_documents: int
 
 
-def _read_grades(path: Path, queries: Mapping[str, str], places: Mapping[str, int]) -> _Grades:
+def _read_grades(path: Path, queries: Mapping[str, str], places: Mapping[str, int], delimiter: str | None) -> _Grades:
     relevant: dict[str, dict[int, float]] = {}
     judged: set[tuple[str, str]] = set()
     later: dict[str, int] = {}
     missing: dict[str, list[str]] = {"query": [], "document": []}
-    for place, query, document, grade in _judgements(path, queries, places):
+    for place, query, document, grade in _judgements(path, queries, places, delimiter):
         if (query, document) in judged:
             raise ValueError(f"{place} judges the document {document!r} for the query {query!r} again")
         judged.add((query, document))
@@ -358,9 +371,32 @@ def _read_grades(path: Path, queries: Mapping[str, str], places: Mapping[str, in
 
 
 def _judgements(
-    path: Path, queries: Collection[str], documents: Collection[str]
+    path: Path, queries: Collection[str], documents: Collection[str], delimiter: str | None
 ) -> Iterator[tuple[str, str, str, float]]:
-    for place, (number, line) in enumerate(_lines(path)):
+    in_columns = not _WITH_COLUMNS.isdisjoint(path.suffixes)
+    rows = _columns_of_judgements(path, delimiter) if in_columns else _lines_of_judgements(path)
+    for at, (place, query, document, score) in enumerate(rows):
+        try:
+            grade = float(score)
+        except ValueError:
+            grade = math.nan
+        if math.isfinite(grade):
+            yield place, query, document, grade
+        elif at > 0 or in_columns or query in queries or document in documents:
+            raise ValueError(f"{place} must have a number as its grade, got {score!r:.80}")
+        # Else it is the heading.
+
+
+def _columns_of_judgements(path: Path, delimiter: str | None) -> Iterator[tuple[str, str, str, str]]:
+    for place, fields in _fields(path, delimiter):
+        if not all(name in fields for name in _JUDGEMENT):
+            raise ValueError(f"{place} must have {_listed(_JUDGEMENT)}; it has {_listed(fields)}")
+        query, document, score = (str(fields[name]) for name in _JUDGEMENT)
+        yield place, query, document, score
+
+
+def _lines_of_judgements(path: Path) -> Iterator[tuple[str, str, str, str]]:
+    for number, line in _lines(path):
         fields = line.split("\t")
         if len(fields) != 3 and len(line.split()) == 4:
             query, _, document, score = line.split()
@@ -368,30 +404,24 @@ def _judgements(
             query, document, score = fields
         else:
             raise ValueError(f"{path}:{number} must be query id, document id and grade, got {line!r:.80}")
-        try:
-            grade = float(score)
-        except ValueError:
-            grade = math.nan
-        if math.isfinite(grade):
-            yield f"{path}:{number}", query, document, grade
-        elif place > 0 or query in queries or document in documents:
-            raise ValueError(f"{path}:{number} must have a number as its grade, got {score!r:.80}")
-        # Else it is the heading.
+        yield f"{path}:{number}", query, document, score
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Give the lines that are not blank, with their numbers.
+    """Read the lines that are not blank, with their numbers.
 
     Bytes are split, since text would end a line at U+2028 too, which an id may have.
     """
+    file = Location.of(path)
     number = 0
-    with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-        try:
-            for number, raw in enumerate(file, start=1):
+    try:
+        # Unpacked by the end of its name.
+        with file.system.open_input_stream(file.path) as stream, io.BufferedReader(stream) as lines:
+            for number, raw in enumerate(lines, start=1):
                 line = raw.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
                 if line.strip():
                     yield number, line
-        except UnicodeDecodeError as error:
-            raise ValueError(f"{path}:{number} is not UTF-8: {error}") from error
-        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-            raise ValueError(f"{path}:{number + 1} cannot be unpacked: {error}") from error
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}:{number} is not UTF-8: {error}") from error
+    except OSError as error:
+        raise type(error)(f"{path} cannot be read: {error}") from error

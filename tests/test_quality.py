@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import csv
 import gzip
+import io
 import json
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from matplotlib.figure import Figure
+from pyarrow import parquet
 from scipy import stats
 from sklearn.metrics import ndcg_score
 from typer.testing import CliRunner
@@ -90,10 +94,10 @@ def test_files_in_the_layout_of_beir(files):
             '{"_id": "a", "text": ""}\n{"_id": "a", "text": ""}\n',
             r"corpus\.jsonl:2 has the _id 'a' again",
         ),
-        ("queries.jsonl", "not json\n", r"queries\.jsonl:1 must be a JSON object"),
+        ("queries.jsonl", "not json\n", r"queries\.jsonl:1 is not JSON"),
         ("queries.jsonl", "\n", r"queries\.jsonl is empty"),
-        ("corpus.jsonl", '["_id", "text"]\n', r"corpus\.jsonl:1 must be a JSON object"),
-        ("queries.jsonl", b'{"_id": "q1", "text": "x"}\n\xff\n', r"queries\.jsonl:2 is not UTF-8"),
+        ("corpus.jsonl", '["_id", "text"]\n', r"corpus\.jsonl:1 is not a JSON object"),
+        ("queries.jsonl", b'{"_id": "q1", "text": "x"}\n\xff\n', r"queries\.jsonl:2 is not JSON in UTF-8"),
         ("qrels.tsv", "q1\ta\t1\nq1\ta\t2\n", r"qrels\.tsv:2 judges the document 'a' for the query 'q1' again"),
         ("qrels.tsv", "q1\ta\n", r"qrels\.tsv:1 must be query id, document id and grade, got 'q1\\ta'"),
         ("qrels.tsv", "q1\ta\tgood\n", r"qrels\.tsv:1 must have a number as its grade, got 'good'"),
@@ -146,6 +150,85 @@ def test_what_editors_and_other_tools_write_is_read_alike(files, qrels):
     assert (read.documents, read.queries, read.relevant) == (expected.documents, expected.queries, expected.relevant)
 
 
+def packed(path, content):
+    """A file as its name says that it is packed."""
+    with pa.CompressedOutputStream(str(path), {".gz": "gzip", ".zst": "zstd"}[path.suffix]) as stream:
+        stream.write(content)
+
+
+@pytest.mark.parametrize(
+    "name", ["{}.csv", "{}.tsv", "{}.json", "{}.parquet", "{}.jsonl.zst", "{}.csv.gz", "{}.ssv.csv"]
+)
+def test_every_format_is_read_alike(tmp_path, name):
+    sets = {
+        "corpus": [{"_id": str(number), "title": "T, t" * (number == 1), "text": f"t {number}"} for number in range(3)],
+        "queries": [{"_id": str(number), "text": f"q, {number}"} for number in (7, 8, 9)],
+        "qrels": [{"query-id": 7, "corpus-id": "2", "score": 2}, {"query-id": 8, "corpus-id": "0", "score": 0}],
+    }
+    delimiter = ";" if ".ssv" in name else "\t" if ".tsv" in name else ","
+    for stem, rows in sets.items():
+        path, format_ = tmp_path / name.format(stem), name.removesuffix(".gz").removesuffix(".zst").rpartition(".")[2]
+        if format_ == "parquet":
+            parquet.write_table(pa.Table.from_pylist(rows), path)
+            continue
+        text = io.StringIO(newline="")
+        if format_ == "json":
+            json.dump(rows, text)
+        elif format_ == "jsonl":
+            text.writelines(f"{json.dumps(row)}\n" for row in rows)
+        else:
+            writer = csv.DictWriter(text, list(dict.fromkeys(key for row in rows for key in row)), delimiter=delimiter)
+            writer.writeheader()
+            writer.writerows(rows)
+        if path.suffix in (".gz", ".zst"):
+            packed(path, text.getvalue().encode())
+        else:
+            path.write_text(text.getvalue(), encoding="utf-8")
+    read = read_judged(
+        *(tmp_path / name.format(stem) for stem in sets), delimiter=delimiter if ".ssv" in name else None
+    )
+    assert read.documents == ["t 0", "T, t\nt 1", "t 2"]
+    assert read.queries == ["q, 7", "q, 8"]
+    assert read.relevant == [{2: 2.0}, {}]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("qrels.csv", "q1,a,1\n", "no relevant document"),
+        (
+            "qrels.csv",
+            "query-id,corpus-id,grade\nq1,a,1\n",
+            r"qrels\.csv:2 must have 'query-id', 'corpus-id', 'score'; it has",
+        ),
+        (
+            "qrels.csv",
+            "query-id,corpus-id,score\nq1,a,good\n",
+            r"qrels\.csv:2 must have a number as its grade, got 'good'",
+        ),
+        (
+            "qrels.jsonl",
+            '{"query-id": "q1", "corpus-id": "a", "score": null}\n',
+            r"qrels\.jsonl:1 must have a number as its grade",
+        ),
+    ],
+)
+def test_judgements_in_columns_that_are_not(files, name, content, message):
+    (files / name).write_text(content)
+    with pytest.raises(ValueError, match=message):
+        read_judged(files / "corpus.jsonl", files / "queries.jsonl", files / name)
+
+
+@pytest.mark.parametrize("name", ["qrels.tsv.gz", "qrels.tsv.zst"])
+def test_packed_judgements(files, name):
+    expected = read_all(files).relevant
+    packed(files / name, (files / "qrels.tsv").read_bytes())
+    assert read_judged(files / "corpus.jsonl", files / "queries.jsonl", files / name).relevant == expected
+    (files / name).write_bytes((files / name).read_bytes()[:-9])
+    with pytest.raises((OSError, ValueError), match=name):
+        read_judged(files / "corpus.jsonl", files / "queries.jsonl", files / name)
+
+
 def test_a_line_ends_at_newlines_only(files):
     item = {"_id": "q\u2028\x0b1", "text": "x"}
     (files / "queries.jsonl").write_text(json.dumps(item, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -157,7 +240,7 @@ def test_a_packed_file_that_is_damaged(files):
     whole = gzip.compress(b'{"_id": "a", "text": "Copy."}\n')
     for damaged in (whole[:-12], b"not packed", whole[:12] + b"\xff" * 8 + whole[20:]):
         (files / "corpus.jsonl.gz").write_bytes(damaged)
-        with pytest.raises(ValueError, match=r"corpus\.jsonl\.gz:\d cannot be unpacked"):
+        with pytest.raises((OSError, ValueError), match=r"corpus\.jsonl\.gz"):
             read_judged(files / "corpus.jsonl.gz", files / "queries.jsonl")
 
 
