@@ -178,17 +178,39 @@ def evaluate(
     instruction: Annotated[
         list[str] | None,
         typer.Option(
-            help="The queries', by name or as a sentence, or none; web_search, or code_search for functions, if left "
-            "out. Repeat it to compare others with the first."
+            help="The queries', by name or as a sentence, default for the model's own, or none; default, or "
+            "code_search for functions, if left out. Repeat it to compare others with the first."
         ),
     ] = None,
     corpus: Annotated[
-        Path | None, typer.Option(help="Documents as JSON lines with _id and text; the standard library if left out.")
+        Path | None,
+        typer.Option(
+            help="Documents with _id, text and perhaps title, in JSON lines, JSON, CSV, TSV or Parquet, also .gz and "
+            ".zst; the standard library if left out."
+        ),
     ] = None,
-    queries: Annotated[Path | None, typer.Option(help="Queries as JSON lines with _id and text.")] = None,
+    queries: Annotated[Path | None, typer.Option(help="Queries with _id and text, likewise.")] = None,
     qrels: Annotated[
         Path | None, typer.Option(help="Judgements: query id, document id and grade, with tabs between them.")
     ] = None,
+    delimiter: Annotated[
+        str | None, typer.Option(help="Between the fields of CSV; a comma, and a tab in .tsv, if left out.")
+    ] = None,
+    text_column: Annotated[str, typer.Option(help="The field with the text; a query's may be text too.")] = "text",
+    template: Annotated[
+        str | None,
+        typer.Option(
+            help=r"How a document is written, as '{title}\n{text}', which it is if left out. A line whose fields are "
+            "empty is left out."
+        ),
+    ] = None,
+    ignore_identical_ids: Annotated[
+        bool,
+        typer.Option(
+            "--ignore-identical-ids",
+            help="Leave the document with a query's id out of its results, as BEIR does, though its text is another.",
+        ),
+    ] = False,
     json_file: Annotated[Path | None, typer.Option("--json", help="Where to write all that was measured.")] = None,
     png_file: Annotated[Path | None, typer.Option("--png", help="Where to draw it.")] = None,
     benchmark: Annotated[
@@ -213,6 +235,8 @@ def evaluate(
 
     _hide_loading()
     _check_files(json_file, png_file)
+    if corpus is None and (template or delimiter or ignore_identical_ids or text_column != "text"):
+        raise typer.BadParameter("--delimiter, --text-column, --template and --ignore-identical-ids go with --corpus")
     if benchmark is not None or tasks is not None:
         if corpus or queries or qrels or png_file or instruction or precisions != _PRECISIONS:
             raise typer.BadParameter(
@@ -230,7 +254,16 @@ def evaluate(
     if corpus is None or queries is None:
         judged = quality.standard_library_questions()
     else:
-        judged = quality.read_judged(corpus, queries, qrels)
+        judged = quality.read_judged(
+            corpus,
+            queries,
+            qrels,
+            text_column=text_column,
+            # A shell hands on both characters.
+            template=None if template is None else template.replace(r"\n", "\n"),
+            ignore_identical_ids=ignore_identical_ids,
+            delimiter=delimiter,
+        )
     encoder = Qwen3Encoder(model)
     if dimensions is None:
         sizes = [encoder.dimensions]
@@ -247,7 +280,7 @@ def evaluate(
         judged,
         sizes,
         [precision.strip() for precision in precisions.split(",")],
-        instructions=instruction or ["code_search" if corpus is None else "web_search"],
+        instructions=instruction or ["code_search" if corpus is None else quality.OWN_INSTRUCTION],
         model=model,
         show_progress=console.is_terminal,
     )
@@ -261,6 +294,8 @@ def evaluate(
 def _print_quality(report: quality.Report) -> None:
     title = f"{report.model} on {report.name}: {report.documents:,} documents, {report.queries:,} queries"
     console.print(title, style="bold", markup=False, highlight=False)
+    for note in report.reading.notes() if report.reading else ():
+        console.print(note, markup=False, highlight=False, soft_wrap=True)
     if report.rows[0].ndcg is not None:
         _print_scores(report)
     table = Table(box=SIMPLE)
@@ -314,6 +349,8 @@ def _print_scores(report: quality.Report) -> None:
         f"difference: of nDCG@10, from {compared}; interval: paired bootstrap over the queries; unclear: 0 is inside",
         highlight=False,
     )
+    if others and "default" in report.instructions:
+        console.print("default: what the model puts before queries by itself", highlight=False)
     for sentence, name in names.items():
         console.print(f"{name}: {sentence}", markup=False, highlight=False)
 

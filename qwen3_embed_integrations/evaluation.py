@@ -23,8 +23,9 @@ except ImportError as error:
     raise ImportError("the benchmarks of MTEB need mteb: pip install 'qwen3-embed-integrations[eval]'") from error
 
 from qwen3_embed_integrations.encoder import ConfiguredEncoder, Qwen3Encoder, short_hash
-from qwen3_embed_integrations.instructions import INSTRUCTIONS
+from qwen3_embed_integrations.instructions import INSTRUCTIONS, resolve_instruction
 from qwen3_embed_integrations.models import find_spec
+from qwen3_embed_integrations.quality import NO_INSTRUCTION
 from qwen3_embed_integrations.remote import RemoteEncoder
 
 if TYPE_CHECKING:
@@ -144,8 +145,12 @@ class MTEBEncoder(AbsEncoder):
 
     Args:
         encoder: local or remote.
-        task_prompts: instructions by the name of the task, which go before MTEB's: a sentence, or a dictionary with
-            "query", and "passage" or "document" where documents are to have one.
+        task_prompts: instructions by the name of the task, which go before MTEB's: a name in `INSTRUCTIONS`, a
+            sentence, or "none" or an empty string for none; or a dictionary of these with "query", and "passage" or
+            "document" where documents are to have one.
+
+    Raises:
+        ValueError: an instruction is a single word but not a name; the message has its task.
 
     Example:
         >>> import mteb
@@ -158,6 +163,13 @@ class MTEBEncoder(AbsEncoder):
     def __init__(self, encoder: Encoder, task_prompts: Mapping[str, TaskPrompt] | None = None) -> None:
         self.encoder = encoder
         self.task_prompts = dict(task_prompts or {})
+        for task, prompt in self.task_prompts.items():
+            for sentence in prompt.values() if isinstance(prompt, Mapping) else [prompt]:
+                try:
+                    if _given(sentence) is not None:
+                        resolve_instruction(sentence)
+                except ValueError as error:
+                    raise ValueError(f"the prompt of {task}: {error}") from error
 
     @cached_property
     def mteb_model_meta(self) -> ModelMeta:  # type: ignore[override]  # there a variable, here made by the first use
@@ -172,16 +184,19 @@ class MTEBEncoder(AbsEncoder):
             prompt_type: the side of an asymmetric task; None in a symmetric one.
 
         Returns:
-            The task sentence, or None for bare texts.
+            The task sentence, or None for texts that are embedded as the encoder embeds documents.
         """
         given = self.task_prompts.get(task_metadata.name)
         if prompt_type == PromptType.document:
-            return (given.get("passage") or given.get("document")) if isinstance(given, Mapping) else None
-        prompts: list[Any] = [given, task_metadata.prompt]
-        for prompt in prompts:
-            sentence: str | None = prompt.get("query") if isinstance(prompt, Mapping) else prompt
-            if sentence:
-                return sentence
+            return _given(given.get("passage") or given.get("document")) if isinstance(given, Mapping) else None
+        if isinstance(given, Mapping):
+            given = given.get("query")
+        if given is not None:
+            return _given(given)
+        prompt: Any = task_metadata.prompt
+        sentence: str | None = prompt.get("query") if isinstance(prompt, Mapping) else prompt
+        if sentence:
+            return sentence
         name = _BY_TASK.get(task_metadata.name) or _BY_TYPE.get(task_metadata.type, DEFAULT_INSTRUCTION)
         return INSTRUCTIONS[name]
 
@@ -216,9 +231,13 @@ class MTEBEncoder(AbsEncoder):
         texts = [text for batch in inputs for text in batch["text"]]
         instruction = self.instruction(task_metadata, prompt_type)
         show_progress: bool = kwargs.get("show_progress_bar", False)
-        if prompt_type == PromptType.document:
+        if prompt_type == PromptType.document or instruction is None:
             return self.encoder.encode_documents(texts, instruction=instruction, show_progress=show_progress)
         return self.encoder.encode_queries(texts, instruction=instruction, show_progress=show_progress)
+
+
+def _given(instruction: str | None) -> str | None:
+    return None if instruction in ("", NO_INSTRUCTION) else instruction
 
 
 def _model_meta(encoder: Encoder, task_prompts: Mapping[str, TaskPrompt]) -> ModelMeta:

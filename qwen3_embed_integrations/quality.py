@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import gzip
-import json
 import math
 import statistics
 import textwrap
 import time
-import zlib
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -17,25 +14,31 @@ import numpy as np
 
 from qwen3_embed_integrations.demo import standard_library
 from qwen3_embed_integrations.instructions import resolve_instruction
+from qwen3_embed_integrations.judged import Judged, Reading
+from qwen3_embed_integrations.judged import read_judged as read_judged  # Where its path was before.
 from qwen3_embed_integrations.matryoshka import import_faiss, truncate
 from qwen3_embed_integrations.quantization import Quantizer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
+    import faiss
     from matplotlib.figure import Figure
     from numpy.typing import NDArray
 
     from qwen3_embed_integrations.encoder import Encoder
 
-    Search = Callable[[NDArray[np.float32], int], NDArray[np.int64]]
-    """Queries and how many documents to find, to the places of those found, best first."""
+    Search = Callable[[NDArray[np.float32], int, NDArray[np.int64]], NDArray[np.int64]]
+    """Queries, how many documents to find, and for each query the place of the document that it is itself (-1: none),
+    to the places of the others found, best first, and -1 after the last."""
 
 PRECISIONS = ("float32", "int8", "binary")
 
 NO_INSTRUCTION = "none"
-"""In an instruction's place: nothing stands before the query."""
+"""In an instruction's place: nothing stands before the query. An empty string means the same."""
+OWN_INSTRUCTION = "default"
+"""In an instruction's place: what the encoder puts before queries by itself."""
 
 TOP = 10
 DEEP = 100
@@ -50,23 +53,6 @@ _LEAST_QUERY = 20
 _ROUNDS, _ROUND_SECONDS = 5, 0.1
 # Scores that are resampled at once: 16 MB.
 _BATCH = 2_000_000
-
-
-@dataclass(frozen=True)
-class Judged:
-    """Documents, queries, and which documents answer which query.
-
-    Attributes:
-        name: what it is, for a table's title.
-        documents: the texts.
-        queries: the questions.
-        relevant: one dictionary a query, from the place of a document to its grade, above 0; None where nobody judged.
-    """
-
-    name: str
-    documents: Sequence[str]
-    queries: Sequence[str]
-    relevant: Sequence[Mapping[int, float]] | None
 
 
 @dataclass(frozen=True)
@@ -99,7 +85,7 @@ class Row:
     """What was measured with one instruction at one dimension and precision.
 
     Attributes:
-        instruction: of the queries, as it was given.
+        instruction: of the queries, as it was given, or `NO_INSTRUCTION` for an empty string.
         dimensions: of the vectors.
         precision: of a component.
         bytes: of a vector.
@@ -137,6 +123,7 @@ class Report:
         documents: how many there are.
         queries: how many there are.
         rows: by dimension, largest first, precision and instruction.
+        reading: how the files were read, and what they lack. None where there were none.
     """
 
     name: str
@@ -144,6 +131,7 @@ class Report:
     documents: int
     queries: int
     rows: Sequence[Row]
+    reading: Reading | None = None
 
     @property
     def instructions(self) -> list[str]:
@@ -166,104 +154,6 @@ def standard_library_questions() -> Judged:
     return Judged("Python's standard library", documents, list(entries), [{place: 1} for place in range(len(entries))])
 
 
-def read_judged(corpus: Path, queries: Path, qrels: Path | None = None) -> Judged:
-    """Read files in the layout of BEIR (https://github.com/beir-cellar/beir), in UTF-8, perhaps packed (`.gz`).
-
-    Args:
-        corpus: JSON lines with `_id`, `text` and perhaps `title`, which goes before the text.
-        queries: JSON lines with `_id` and `text`.
-        qrels: lines of query id, document id and grade, with tabs between them, perhaps under a heading; or the four
-            columns of TREC, where a column that is not used follows the query id. None where nobody judged.
-
-    Returns:
-        The texts; queries without a relevant document are left out where there are judgements, as in BEIR.
-
-    Raises:
-        FileNotFoundError: a file is missing.
-        ValueError: a line is not as described; the message has its file and number.
-    """
-    documents = _read_texts(corpus)
-    questions = _read_texts(queries)
-    if qrels is None:
-        return Judged(corpus.name, list(documents.values()), list(questions.values()), None)
-    relevant = _read_grades(qrels, questions, {id_: place for place, id_ in enumerate(documents)})
-    return Judged(
-        corpus.name,
-        list(documents.values()),
-        [text for id_, text in questions.items() if id_ in relevant],
-        [relevant[id_] for id_ in questions if id_ in relevant],
-    )
-
-
-def _read_grades(path: Path, queries: Mapping[str, str], places: Mapping[str, int]) -> dict[str, dict[int, float]]:
-    relevant: dict[str, dict[int, float]] = {}
-    judged: set[tuple[str, str]] = set()
-    for place, (number, line) in enumerate(_lines(path)):
-        fields = line.split("\t")
-        if len(fields) != 3 and len(line.split()) == 4:
-            query, _, document, score = line.split()
-        elif len(fields) == 3:
-            query, document, score = fields
-        else:
-            raise ValueError(f"{path}:{number} must be query id, document id and grade, got {line!r:.80}")
-        try:
-            grade = float(score)
-        except ValueError:
-            grade = math.nan
-        if not math.isfinite(grade):
-            if place == 0 and query not in queries and document not in places:
-                continue  # The heading.
-            raise ValueError(f"{path}:{number} must have a number as its grade, got {score!r:.80}")
-        for id_, known, kind in ((query, queries, "query"), (document, places, "document")):
-            if id_ not in known:
-                raise ValueError(f"{path}:{number} names the {kind} {id_!r}, which is not there")
-        if (query, document) in judged:
-            raise ValueError(f"{path}:{number} judges the document {document!r} for the query {query!r} again")
-        judged.add((query, document))
-        if grade > 0:
-            relevant.setdefault(query, {})[places[document]] = grade
-    if not relevant:
-        raise ValueError(f"{path} has no relevant document")
-    return relevant
-
-
-def _read_texts(path: Path) -> dict[str, str]:
-    texts: dict[str, str] = {}
-    for number, line in _lines(path):
-        try:
-            item = json.loads(line)
-            id_, text = item["_id"], item["text"]
-        except (ValueError, TypeError, KeyError) as error:
-            raise ValueError(f"{path}:{number} must be a JSON object with _id and text: {error!r}") from error
-        title = item.get("title") or ""
-        if not all(isinstance(value, str) for value in (id_, text, title)):
-            raise ValueError(f"{path}:{number} must have strings for _id, title and text")
-        if id_ in texts:
-            raise ValueError(f"{path}:{number} has the _id {id_!r} again")
-        texts[id_] = f"{title}\n{text}" if title else text
-    if not texts:
-        raise ValueError(f"{path} is empty")
-    return texts
-
-
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Give the lines that are not blank, with their numbers.
-
-    Bytes are split, since text would end a line at U+2028 too, which an id may have.
-    """
-    number = 0
-    with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-        try:
-            for number, raw in enumerate(file, start=1):
-                line = raw.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
-                if line.strip():
-                    yield number, line
-        except UnicodeDecodeError as error:
-            raise ValueError(f"{path}:{number} is not UTF-8: {error}") from error
-        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-            raise ValueError(f"{path}:{number + 1} cannot be unpacked: {error}") from error
-
-
 def measure(
     encoder: Encoder,
     judged: Judged,
@@ -279,6 +169,9 @@ def measure(
     int8 is calibrated on the documents. Queries stay in float32. Single bits find candidates by their Hamming distance,
     ten times as many as asked for, which the query in float32 then ranks.
 
+    A document that a query is itself is left out of what is found for it, as if it were not there; one more is found in
+    its place.
+
     Where there are judgements, rows are compared query by query: smaller vectors with the first row, and an instruction
     with the first one at the same vectors, so that one thing differs. `compare` says how.
 
@@ -287,8 +180,9 @@ def measure(
         judged: the texts.
         dimensions: what to cut the vectors to, each at most the encoder's.
         precisions: of a component.
-        instructions: of the queries, each a name or a sentence, or `NO_INSTRUCTION` for queries that are embedded as
-            the encoder embeds documents; the others are compared with the first.
+        instructions: of the queries, each a name or a sentence, `OWN_INSTRUCTION` for the encoder's own, or
+            `NO_INSTRUCTION` for queries that are embedded as the encoder embeds documents; the others are compared with
+            the first.
         model: its name, for the report.
         show_progress: whether to draw a progress bar while documents are embedded.
 
@@ -307,12 +201,13 @@ def measure(
     unknown = [precision for precision in precisions if precision not in PRECISIONS]
     if unknown:
         raise ValueError(f"precisions must be among {', '.join(PRECISIONS)}, got {', '.join(unknown)}")
+    instructions = [instruction or NO_INSTRUCTION for instruction in instructions]
     _check_instructions(instructions, judged)
     documents = encoder.encode_documents(judged.documents, show_progress=show_progress)
     queries = {instruction: _embed_queries(encoder, judged.queries, instruction) for instruction in instructions}
-    top, deep = min(TOP, len(documents)), min(DEEP, len(documents))
+    own = np.array(judged.themselves or [-1] * len(judged.queries), dtype=np.int64)
     search_full = _float32_search(documents)
-    nearest = {instruction: search_full(vectors, top) for instruction, vectors in queries.items()}
+    nearest = {instruction: search_full(vectors, TOP, own) for instruction, vectors in queries.items()}
     rows: list[Row] = []
     scores: dict[tuple[str, int, str], NDArray[np.float64]] = {}
     for size in sorted(set(dimensions), reverse=True):
@@ -320,13 +215,13 @@ def measure(
         small_queries = {instruction: truncate(vectors, size) for instruction, vectors in queries.items()}
         for precision in precisions:
             search = _SEARCHES[precision](small)
-            seconds = _seconds(partial(search, small_queries[instructions[0]], top))
+            seconds = _seconds(partial(search, small_queries[instructions[0]], TOP, own))
             for instruction, vectors in small_queries.items():
-                found = search(vectors, top)
+                found = search(vectors, TOP, own)
                 means: dict[str, float | None] = dict.fromkeys(("ndcg", "recall", "recall_100", "mrr"))
                 difference = None
                 if judged.relevant is not None:
-                    by_query = _against(judged.relevant, found, search(vectors, deep))
+                    by_query = _against(judged.relevant, found, search(vectors, DEEP, own))
                     means = {name: float(values.mean()) for name, values in by_query.items()}
                     scores[instruction, size, precision] = by_query["ndcg"]
                     first = next(iter(scores))
@@ -342,19 +237,18 @@ def measure(
                         bytes={"float32": 4 * size, "int8": size, "binary": -(-size // 8)}[precision],
                         **means,
                         difference=difference,
-                        agreement=float(
-                            np.mean([np.isin(*pair).mean() for pair in zip(found, nearest[instruction], strict=True)])
-                        ),
+                        agreement=_agreement(found, nearest[instruction]),
                         queries_per_second=len(vectors) / seconds,
                     )
                 )
-    return Report(judged.name, model, len(documents), len(judged.queries), rows)
+    return Report(judged.name, model, len(documents), len(judged.queries), rows, judged.reading)
 
 
 def _check_instructions(instructions: Sequence[str], judged: Judged) -> None:
     sentences: dict[str, str] = {}
     for instruction in instructions:
-        sentence = "" if instruction == NO_INSTRUCTION else resolve_instruction(instruction)
+        special = instruction in (NO_INSTRUCTION, OWN_INSTRUCTION)
+        sentence = instruction if special else resolve_instruction(instruction)
         if sentence in sentences:
             raise ValueError(f"the instruction {instruction!r} is there twice, as {sentences[sentence]!r} too")
         sentences[sentence] = instruction
@@ -367,7 +261,13 @@ def _check_instructions(instructions: Sequence[str], judged: Judged) -> None:
 def _embed_queries(encoder: Encoder, queries: Sequence[str], instruction: str) -> NDArray[np.float32]:
     if instruction == NO_INSTRUCTION:
         return encoder.encode_documents(queries)
-    return encoder.encode_queries(queries, instruction=instruction)
+    return encoder.encode_queries(queries, instruction=None if instruction == OWN_INSTRUCTION else instruction)
+
+
+def _agreement(found: NDArray[np.int64], nearest: NDArray[np.int64]) -> float:
+    wanted = int((nearest >= 0).sum())
+    both = sum(int(np.isin(near[near >= 0], row).sum()) for row, near in zip(found, nearest, strict=True))
+    return both / wanted if wanted else 1.0
 
 
 def _against(
@@ -381,7 +281,7 @@ def _against(
 
 
 def _recall(found: NDArray[np.int64], grades: Mapping[int, float]) -> float:
-    return sum(int(place) in grades for place in found) / len(grades)
+    return sum(int(place) in grades for place in found) / max(1, len(grades))
 
 
 def _reciprocal_rank(found: NDArray[np.int64], grades: Mapping[int, float]) -> float:
@@ -437,8 +337,10 @@ def ndcg(found: Sequence[int] | NDArray[np.int64], grades: Mapping[int, float]) 
         grades: of the relevant documents by place.
 
     Returns:
-        Between 0 and 1.
+        Between 0 and 1; 0 where no document is relevant.
     """
+    if not grades:
+        return 0.0
     discounts = 1 / np.log2(np.arange(len(found)) + 2)
     gains = np.array([grades.get(int(place), 0.0) for place in found])
     best = np.sort(np.array(list(grades.values()), dtype=np.float64))[::-1][: len(found)]
@@ -457,10 +359,19 @@ def _seconds(search: Callable[[], object]) -> float:
     return statistics.median(rounds)
 
 
+def _others(index: faiss.Index, queries: NDArray[Any], top: int, own: NDArray[np.int64]) -> NDArray[np.int64]:
+    if (own < 0).all():
+        return index.search(queries, top)[1]
+    places: NDArray[np.int64] = index.search(queries, top + 1)[1]
+    places[places == own[:, None]] = -1
+    order = np.argsort(places < 0, axis=1, kind="stable")
+    return np.take_along_axis(places, order, axis=1)[:, :top]
+
+
 def _float32_search(documents: NDArray[np.float32]) -> Search:
     index = import_faiss().IndexFlatIP(documents.shape[1])
     index.add(documents)
-    return lambda queries, top: index.search(queries, top)[1]
+    return partial(_others, index)
 
 
 def _int8_search(documents: NDArray[np.float32]) -> Search:
@@ -469,7 +380,7 @@ def _int8_search(documents: NDArray[np.float32]) -> Search:
     # The codes of a `Quantizer` calibrated on the documents, which FAISS compares with queries in float32.
     index.train(documents)
     index.add(documents)
-    return lambda queries, top: index.search(queries, top)[1]
+    return partial(_others, index)
 
 
 def _binary_search(documents: NDArray[np.float32]) -> Search:
@@ -478,11 +389,12 @@ def _binary_search(documents: NDArray[np.float32]) -> Search:
     index = import_faiss().IndexBinaryFlat(8 * codes.shape[1])
     index.add(codes)
 
-    def search(queries: NDArray[np.float32], top: int) -> NDArray[np.int64]:
-        places = index.search(quantizer.quantize(queries), min(RESCORED * top, len(codes)))[1]
+    def search(queries: NDArray[np.float32], top: int, own: NDArray[np.int64]) -> NDArray[np.int64]:
+        places = _others(index, quantizer.quantize(queries), max(top, min(RESCORED * top, len(codes))), own)
         scores = np.stack(
             [quantizer.scores(query[None], codes[row])[0] for query, row in zip(queries, places, strict=True)]
         )
+        scores[places < 0] = -np.inf
         best: NDArray[np.int64] = np.take_along_axis(places, np.argsort(-scores, axis=1)[:, :top], axis=1)
         return best
 

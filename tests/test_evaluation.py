@@ -251,6 +251,25 @@ def test_given_prompts_come_first_and_may_be_for_documents_too(encoder, tmp_path
     assert model.mteb_model_meta.revision != plain.mteb_model_meta.revision
 
 
+@pytest.mark.parametrize("none", ["none", "", {"query": "none"}, {"query": "", "passage": "none"}])
+def test_a_prompt_of_none_is_none_and_not_mteb_s(none):
+    # One whose own instruction is not to be read either.
+    encoder = Qwen3Encoder("tiny", dtype="float32", device="cpu", query_instruction="legal")
+    model = MTEBEncoder(encoder, {"StandardLibrary": none})
+    loader = DataLoader(Dataset.from_dict({"text": QUERIES[:3]}))
+    for side in PromptType.query, PromptType.document:
+        found = model.encode(
+            loader, task_metadata=StandardLibrary.metadata, hf_split="test", hf_subset="default", prompt_type=side
+        )
+        np.testing.assert_allclose(found, encoder.encode_documents(QUERIES[:3]), atol=1e-6)
+
+
+@pytest.mark.parametrize("prompt", ["web_serach", {"query": "web_serach"}, {"passage": "web_serach"}])
+def test_a_prompt_that_is_misspelt_is_refused_before_any_work(encoder, prompt):
+    with pytest.raises(ValueError, match="the prompt of STS12: unknown instruction 'web_serach': did you mean 'web_s"):
+        MTEBEncoder(encoder, {"STS12": prompt})
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [

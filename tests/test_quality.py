@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import csv
 import gzip
+import io
 import json
+from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from matplotlib.figure import Figure
+from pyarrow import parquet
 from scipy import stats
 from sklearn.metrics import ndcg_score
 from typer.testing import CliRunner
 
-from qwen3_embed_integrations import Qwen3Encoder, truncate
+from qwen3_embed_integrations import Qwen3Encoder, quality, truncate
 from qwen3_embed_integrations.cli import app
 from qwen3_embed_integrations.quality import (
     Judged,
@@ -31,6 +36,7 @@ DOCUMENTS = {
     "c": "Parse the command line.",
     "d": "Read a file line by line.",
 }
+CRANFIELD = [folder / "shared/data/cranfield.json.gz" for folder in Path(__file__).parents]
 QUERIES = {"q1": "how do I copy a folder?", "q2": "root of a number", "q3": "never judged"}
 
 
@@ -77,26 +83,52 @@ def test_files_in_the_layout_of_beir(files):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("corpus.jsonl", '{"_id": "a", "text": "x"}\n{"_id": "b"}\n', r"corpus\.jsonl:2 must be a JSON object"),
-        ("corpus.jsonl", '{"_id": "a", "text": null}\n', r"corpus\.jsonl:1 must have strings"),
+        (
+            "corpus.jsonl",
+            '{"_id": "a", "text": "x"}\n{"_id": "b"}\n',
+            r"corpus\.jsonl:2 has no 'text'; it has '_id': text_column",
+        ),
+        ("corpus.jsonl", '{"_id": "a", "text": null}\n', r"corpus\.jsonl:1 must have a string as its 'text', got None"),
         (
             "corpus.jsonl",
             '{"_id": "a", "text": ""}\n{"_id": "a", "text": ""}\n',
             r"corpus\.jsonl:2 has the _id 'a' again",
         ),
-        ("queries.jsonl", "not json\n", r"queries\.jsonl:1 must be a JSON object"),
+        ("queries.jsonl", "not json\n", r"queries\.jsonl:1 is not JSON"),
         ("queries.jsonl", "\n", r"queries\.jsonl is empty"),
-        ("corpus.jsonl", '["_id", "text"]\n', r"corpus\.jsonl:1 must be a JSON object"),
-        ("queries.jsonl", b'{"_id": "q1", "text": "x"}\n\xff\n', r"queries\.jsonl:2 is not UTF-8"),
+        ("corpus.jsonl", '["_id", "text"]\n', r"corpus\.jsonl:1 is not a JSON object"),
+        ("queries.jsonl", b'{"_id": "q1", "text": "x"}\n\xff\n', r"queries\.jsonl:2 is not JSON in UTF-8"),
         ("qrels.tsv", "q1\ta\t1\nq1\ta\t2\n", r"qrels\.tsv:2 judges the document 'a' for the query 'q1' again"),
         ("qrels.tsv", "q1\ta\n", r"qrels\.tsv:1 must be query id, document id and grade, got 'q1\\ta'"),
         ("qrels.tsv", "q1\ta\tgood\n", r"qrels\.tsv:1 must have a number as its grade, got 'good'"),
         ("qrels.tsv", "q1\ta\tnan\n", r"qrels\.tsv:1 must have a number as its grade, got 'nan'"),
         ("qrels.tsv", "q1\ta\t1\nquery-id\tcorpus-id\tscore\n", r"qrels\.tsv:2 must have a number as its grade"),
         ("qrels.tsv", "q1\ta\t1\nq1\ta\n", r"qrels\.tsv:2 must be query id, document id and grade, got 'q1\\ta'"),
-        ("qrels.tsv", "q1\tz\t1\n", r"qrels\.tsv:1 names the document 'z', which is not there"),
-        ("qrels.tsv", "q9\ta\t1\n", r"qrels\.tsv:1 names the query 'q9', which is not there"),
-        ("qrels.tsv", "q1\ta\t0\n", "no relevant document"),
+        ("qrels.tsv", "q1\tz\t1\n", r"no relevant document .*; the document 'z' \(.*qrels\.tsv:1\) is not there"),
+        ("qrels.tsv", "q9\ta\t1\n", r"no relevant document .*; the query 'q9' \(.*qrels\.tsv:1\) is not there"),
+        ("qrels.tsv", "q1\ta\t0\n", "no relevant document for any of the queries$"),
+        ("corpus.jsonl", '{"text": "x"}\n', r"corpus\.jsonl:1 has no _id; it has 'text'"),
+        ("corpus.jsonl", '{"_id": null, "text": "x"}\n', r"corpus\.jsonl:1 has no _id"),
+        (
+            "corpus.jsonl",
+            '{"_id": 1.5, "text": "x"}\n',
+            r"corpus\.jsonl:1 must have a string or a whole number as its _id",
+        ),
+        (
+            "queries.jsonl",
+            '{"id": true, "text": "x"}\n',
+            r"queries\.jsonl:1 must have a string or a whole number as its id",
+        ),
+        (
+            "corpus.jsonl",
+            '{"_id": 1, "text": ""}\n{"_id": "1", "text": ""}\n',
+            r"corpus\.jsonl:2 has the _id '1' again",
+        ),
+        (
+            "corpus.jsonl",
+            '{"_id": "a", "text": "x", "title": ["y"]}\n',
+            r"corpus\.jsonl:1 must have a string or a number",
+        ),
     ],
 )
 def test_files_that_are_not(files, name, content, message):
@@ -118,6 +150,85 @@ def test_what_editors_and_other_tools_write_is_read_alike(files, qrels):
     assert (read.documents, read.queries, read.relevant) == (expected.documents, expected.queries, expected.relevant)
 
 
+def packed(path, content):
+    """A file as its name says that it is packed."""
+    with pa.CompressedOutputStream(str(path), {".gz": "gzip", ".zst": "zstd"}[path.suffix]) as stream:
+        stream.write(content)
+
+
+@pytest.mark.parametrize(
+    "name", ["{}.csv", "{}.tsv", "{}.json", "{}.parquet", "{}.jsonl.zst", "{}.csv.gz", "{}.ssv.csv"]
+)
+def test_every_format_is_read_alike(tmp_path, name):
+    sets = {
+        "corpus": [{"_id": str(number), "title": "T, t" * (number == 1), "text": f"t {number}"} for number in range(3)],
+        "queries": [{"_id": str(number), "text": f"q, {number}"} for number in (7, 8, 9)],
+        "qrels": [{"query-id": 7, "corpus-id": "2", "score": 2}, {"query-id": 8, "corpus-id": "0", "score": 0}],
+    }
+    delimiter = ";" if ".ssv" in name else "\t" if ".tsv" in name else ","
+    for stem, rows in sets.items():
+        path, format_ = tmp_path / name.format(stem), name.removesuffix(".gz").removesuffix(".zst").rpartition(".")[2]
+        if format_ == "parquet":
+            parquet.write_table(pa.Table.from_pylist(rows), path)
+            continue
+        text = io.StringIO(newline="")
+        if format_ == "json":
+            json.dump(rows, text)
+        elif format_ == "jsonl":
+            text.writelines(f"{json.dumps(row)}\n" for row in rows)
+        else:
+            writer = csv.DictWriter(text, list(dict.fromkeys(key for row in rows for key in row)), delimiter=delimiter)
+            writer.writeheader()
+            writer.writerows(rows)
+        if path.suffix in (".gz", ".zst"):
+            packed(path, text.getvalue().encode())
+        else:
+            path.write_text(text.getvalue(), encoding="utf-8")
+    read = read_judged(
+        *(tmp_path / name.format(stem) for stem in sets), delimiter=delimiter if ".ssv" in name else None
+    )
+    assert read.documents == ["t 0", "T, t\nt 1", "t 2"]
+    assert read.queries == ["q, 7", "q, 8"]
+    assert read.relevant == [{2: 2.0}, {}]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("qrels.csv", "q1,a,1\n", "no relevant document"),
+        (
+            "qrels.csv",
+            "query-id,corpus-id,grade\nq1,a,1\n",
+            r"qrels\.csv:2 must have 'query-id', 'corpus-id', 'score'; it has",
+        ),
+        (
+            "qrels.csv",
+            "query-id,corpus-id,score\nq1,a,good\n",
+            r"qrels\.csv:2 must have a number as its grade, got 'good'",
+        ),
+        (
+            "qrels.jsonl",
+            '{"query-id": "q1", "corpus-id": "a", "score": null}\n',
+            r"qrels\.jsonl:1 must have a number as its grade",
+        ),
+    ],
+)
+def test_judgements_in_columns_that_are_not(files, name, content, message):
+    (files / name).write_text(content)
+    with pytest.raises(ValueError, match=message):
+        read_judged(files / "corpus.jsonl", files / "queries.jsonl", files / name)
+
+
+@pytest.mark.parametrize("name", ["qrels.tsv.gz", "qrels.tsv.zst"])
+def test_packed_judgements(files, name):
+    expected = read_all(files).relevant
+    packed(files / name, (files / "qrels.tsv").read_bytes())
+    assert read_judged(files / "corpus.jsonl", files / "queries.jsonl", files / name).relevant == expected
+    (files / name).write_bytes((files / name).read_bytes()[:-9])
+    with pytest.raises((OSError, ValueError), match=name):
+        read_judged(files / "corpus.jsonl", files / "queries.jsonl", files / name)
+
+
 def test_a_line_ends_at_newlines_only(files):
     item = {"_id": "q\u2028\x0b1", "text": "x"}
     (files / "queries.jsonl").write_text(json.dumps(item, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -129,8 +240,266 @@ def test_a_packed_file_that_is_damaged(files):
     whole = gzip.compress(b'{"_id": "a", "text": "Copy."}\n')
     for damaged in (whole[:-12], b"not packed", whole[:12] + b"\xff" * 8 + whole[20:]):
         (files / "corpus.jsonl.gz").write_bytes(damaged)
-        with pytest.raises(ValueError, match=r"corpus\.jsonl\.gz:\d cannot be unpacked"):
+        with pytest.raises((OSError, ValueError), match=r"corpus\.jsonl\.gz"):
             read_judged(files / "corpus.jsonl.gz", files / "queries.jsonl")
+
+
+def read_all(files, **settings):
+    return read_judged(files / "corpus.jsonl", files / "queries.jsonl", files / "qrels.tsv", **settings)
+
+
+def write_lines(path, rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+
+class Known:
+    """An encoder whose vectors are known, by the text."""
+
+    fingerprint, max_tokens = "known", None
+
+    def __init__(self, vectors):
+        self.vectors = vectors
+        self.dimensions = len(next(iter(vectors.values())))
+
+    def encode_documents(self, texts, *, instruction=None, show_progress=False):
+        return np.stack([self.vectors[text] for text in texts])
+
+    encode_queries = encode_documents
+
+
+def test_ids_that_are_numbers_are_those_of_the_judgements(files):
+    write_lines(files / "corpus.jsonl", [{"id": number, "text": f"t{number}"} for number in (10, 2)])
+    write_lines(files / "queries.jsonl", [{"_id": 7, "id": "x", "text": "q"}])
+    (files / "qrels.tsv").write_text("7\t2\t1\n")
+    assert read_all(files).relevant == [{1: 1.0}]
+
+
+def test_a_title_is_told_and_one_line_is_not_there_without_it(files):
+    write_lines(
+        files / "corpus.jsonl", [{"_id": "a", "title": "T", "text": "x"}, {"_id": "b", "title": None, "text": "y"}]
+    )
+    (files / "qrels.tsv").write_text("q1\ta\t1\n")
+    read = read_all(files)
+    assert read.documents == ["T\nx", "y"]
+    assert read.reading.template == "{title}\n{text}"
+    assert read.reading.filled == {"title": 1, "text": 2}
+    assert "each document is '{title}\\n{text}': title in 1, text in 2" in read.reading.notes()
+    assert read_all(files, template="{text}").documents == ["x", "y"]
+
+
+@pytest.mark.parametrize(
+    ("template", "full", "bare"),
+    [
+        ("{title}\n{body}", "T\nx", "y"),
+        ("{title}\n\n{body}", "T\n\nx", "y"),
+        ("{title} {body}", "T x", "y"),
+        ("{body} {title}", "x T", "y"),
+        ("{title} {year}: {body}", "T 1999: x", ": y"),
+        ("Title: {title}\nYear: {year}\n{body}", "Title: T\nYear: 1999\nx", "y"),
+        ("  {body}\n---\n{{{title}}}", "  x\n---\n{T}", "  y\n---"),
+        ("{body}", "x", "y"),
+    ],
+)
+def test_a_template_leaves_out_what_a_row_lacks(files, template, full, bare):
+    rows = [{"_id": "a", "title": "T", "year": 1999, "body": "x"}, {"_id": "b", "title": "", "body": "y"}]
+    write_lines(files / "corpus.jsonl", rows)
+    (files / "qrels.tsv").write_text("q1\ta\t1\n")
+    assert read_all(files, text_column="body", template=template).documents == [full, bare]
+
+
+@pytest.mark.parametrize(
+    ("template", "message"),
+    [
+        (
+            "{text}\n{titel}",
+            r"names the field 'titel' at character 8, which no row of .*corpus\.jsonl has.* '_id', 'text'",
+        ),
+        ("{titel}", r"corpus\.jsonl:1 has no field of the template's; it has '_id', 'text'"),
+        ("text", "has no field"),
+        ("", "has no field"),
+        ("{text", "cannot be read: expected '}'"),
+        ("text}", "cannot be read: Single '}'"),
+        ("{}{text}", "cannot be read: a field is its name in braces"),
+        ("{text!r}", "cannot be read: a field is its name in braces"),
+        ("{text:>9}", "cannot be read: a field is its name in braces"),
+    ],
+)
+def test_templates_that_are_none(files, template, message):
+    with pytest.raises(ValueError, match=message):
+        read_all(files, template=template)
+
+
+def test_another_field_with_the_text(files):
+    write_lines(files / "corpus.jsonl", [{"_id": "a", "body": "x", "text": "no"}])
+    (files / "qrels.tsv").write_text("q1\ta\t1\n")
+    read = read_all(files, text_column="body")
+    assert (read.documents, read.queries) == (["x"], ["how do I copy a folder?"])
+    write_lines(files / "queries.jsonl", [{"_id": "q1", "body": "yes", "text": "no"}])
+    assert read_all(files, text_column="body").queries == ["yes"]
+
+
+# pytrec_eval-terrier 0.5.11 on the judgements and rankings below: ndcg_cut_10, recall_10, recip_rank of each query.
+PYTREC_EVAL = {
+    "q1": (0.5627272554209044, 0.6666666666666666, 0.5),
+    "q2": (0.0, 0.0, 0.0),
+    "q3": (0.6309297535714575, 1.0, 0.5),
+    "q4": (0.6309297535714575, 1.0, 0.5),
+    "q6": (0.0, 0.0, 0.0),
+}
+
+
+def test_what_judgements_lack_counts_as_with_pytrec_eval(files, caplog):
+    lines = [
+        "q1 a 2",
+        "q1 d 1",
+        "q1 gone 1",
+        "q2 b 0",
+        "q3 b 1",
+        "q4 a -1",
+        "q4 b 1",
+        "q9 a 1",
+        "q9 gone 1",
+        "q6 gone 2",
+    ]
+    (files / "qrels.tsv").write_text("".join(line.replace(" ", "\t") + "\n" for line in lines))
+    rankings = {"q1": "badc", "q2": "abcd", "q3": "abcd", "q4": "abcd", "q5": "abcd", "q6": "abcd"}
+    write_lines(files / "queries.jsonl", [{"_id": id_, "text": id_} for id_ in rankings])
+    read = read_all(files)
+    assert "judgements that name a query which is not there, left out: 2, first 'q9' (" in caplog.text
+    assert "judgements that name a document which is not there, never found: 2, first 'gone' (" in caplog.text
+    assert read.queries == list(PYTREC_EVAL)
+    # A document to a dimension, so that a query's vector is its ranking.
+    vectors = {text: np.eye(4, dtype=np.float32)[place] for place, text in enumerate(DOCUMENTS.values())}
+    for id_, ranking in rankings.items():
+        scores = np.array([4.0 - ranking.index(name) for name in DOCUMENTS], np.float32)
+        vectors[id_] = scores / np.linalg.norm(scores)
+    report = measure(Known(vectors), read, [4], ["float32"], instructions=["default"], model="known")
+    [row] = report.rows
+    assert (row.ndcg, row.recall, row.mrr) == pytest.approx(
+        tuple(np.mean(list(PYTREC_EVAL.values()), axis=0)), abs=1e-6
+    )
+    assert row.recall_100 == pytest.approx(row.recall)
+    reading = report.to_dict()["reading"]
+    assert (reading["unjudged"], reading["without_relevant"]) == (1, 1)
+    assert (reading["missing_queries"], reading["missing_documents"]) == (2, 2)
+
+
+def test_the_ideal_ranking_has_more_documents_than_there_are(files):
+    relevant = [{0: 1.0, **dict.fromkeys(range(4, 13), 1.0)}]
+    vectors = {text: np.eye(4, dtype=np.float32)[place] for place, text in enumerate(DOCUMENTS.values())}
+    read = Judged("few", list(DOCUMENTS.values()), [DOCUMENTS["a"]], relevant)
+    [row] = measure(Known(vectors), read, [4], ["float32"], instructions=["default"], model="known").rows
+    # pytrec_eval-terrier 0.5.11: ndcg_cut_10 of one relevant document at the top, of ten.
+    assert row.ndcg == pytest.approx(0.22009176629808017)
+    assert row.recall == pytest.approx(0.1)
+
+
+@pytest.fixture(scope="module")
+def embedded(judged):
+    """An encoder that knows the vectors of 120 documents and 60 questions, from `tiny`."""
+    encoder = Qwen3Encoder("tiny", dtype="float32")
+    texts = [*judged.queries, *judged.documents[:120]]
+    return Known(dict(zip(texts, encoder.encode_documents(texts), strict=True)))
+
+
+@pytest.mark.parametrize("relevant", [[3], [3, 60, 61, 65], [3, 119, 7]])
+def test_a_document_left_out_is_as_if_it_were_not_there(judged, embedded, monkeypatch, relevant):
+    monkeypatch.setattr(quality, "_ROUND_SECONDS", 0)
+    query, documents = judged.queries[0], [*judged.documents[:120]]
+    plain = Judged("without", documents, [query], [dict.fromkeys(relevant, 1.0)])
+    own = Judged("with", [query, *documents], [query], [dict.fromkeys([1 + place for place in relevant], 1.0)], [0])
+    sizes = [256, 64, 32]
+    expected, found = (
+        measure(embedded, judged, sizes, instructions=["default"], model="known").rows for judged in (plain, own)
+    )
+    for left, right in zip(expected, found, strict=True):
+        # int8 is calibrated on one document more.
+        near = 0.1 if right.precision == "int8" else 1e-6
+        for name in ("ndcg", "recall", "recall_100", "mrr", "agreement"):
+            assert getattr(right, name) == pytest.approx(getattr(left, name), abs=near), (name, right)
+
+
+def test_all_but_itself_are_found_to_the_full_depth(judged, embedded):
+    texts = [*judged.queries[:4], *judged.documents[:30]]
+    documents = embedded.encode_documents(texts)
+    own = np.array([0, 1, -1, 3])
+    for build in quality._SEARCHES.values():
+        found = build(documents)(documents[:4], 34, own)
+        for row, place in zip(found.tolist(), own, strict=True):
+            assert sorted(row) == sorted({*range(34), -1} - {place} if place >= 0 else range(34))
+        assert found[2, 0] == 2
+
+
+ARGUMENTS = [
+    ("Cats are clean.", "No, they are not."),
+    ("Dogs are loyal.", "To whoever feeds them."),
+    ("Cows sing.", "Hm."),
+]
+
+
+@pytest.fixture
+def arguments(tmp_path):
+    """A set as BEIR's ArguAna: each query is a document too, and its answer another one."""
+    write_lines(
+        tmp_path / "corpus.jsonl",
+        [
+            row
+            for number, (argument, counter) in enumerate(ARGUMENTS)
+            for row in (
+                {"_id": f"a{number}", "title": "Pets", "text": argument},
+                {"_id": f"c{number}", "text": counter},
+            )
+        ],
+    )
+    queries = [f"{ARGUMENTS[0][0]} \n", f"Pets {ARGUMENTS[1][0]}", "Cows dance."]
+    write_lines(tmp_path / "queries.jsonl", [{"_id": f"a{place}", "text": text} for place, text in enumerate(queries)])
+    (tmp_path / "qrels.tsv").write_text("".join(f"a{number}\tc{number}\t1\n" for number in range(3)) + "a1\ta1\t1\n")
+    return tmp_path
+
+
+def test_a_query_is_a_document_by_its_id_and_its_text(arguments):
+    read = read_all(arguments)
+    assert read.themselves == [0, 2, -1]
+    assert (read.reading.themselves, read.reading.relevant_themselves, read.reading.namesakes) == (2, 1, 1)
+    read = read_all(arguments, ignore_identical_ids=True)
+    assert read.themselves == [0, 2, 4]
+    assert (read.reading.themselves, read.reading.namesakes) == (3, 0)
+
+
+def test_cranfield_s_queries_have_documents_ids_by_chance(tmp_path):
+    file = next(filter(Path.exists, CRANFIELD), None)
+    if file is None:
+        pytest.skip(f"there is no {CRANFIELD[1]}")
+    data = json.loads(gzip.decompress(file.read_bytes()))
+    for name in ("corpus", "queries"):
+        write_lines(tmp_path / f"{name}.jsonl", [{"_id": id_, "text": text} for id_, text in data[name].items()])
+    lines = [f"{query}\t{id_}\t{grade}\n" for query, grades in data["qrels"].items() for id_, grade in grades.items()]
+    (tmp_path / "qrels.tsv").write_text("".join(lines))
+    read = read_all(tmp_path)
+    assert read.themselves is None
+    assert (len(read.queries), read.reading.themselves, read.reading.namesakes) == (225, 0, 225)
+    assert read_all(tmp_path, ignore_identical_ids=True).reading.themselves == 225
+
+
+def test_the_command_tells_what_it_did_with_the_files(arguments):
+    options = ["eval", "--corpus", "corpus.jsonl", "--queries", "queries.jsonl", "--qrels", "qrels.tsv"]
+    options = [str(arguments / option) if "." in option else option for option in options]
+    options += ["--dimensions", "256", "--precisions", "float32", "--json", str(arguments / "out.json")]
+    done = CliRunner().invoke(app, options)
+    assert done.exit_code == 0, done.output
+    assert "each document is '{title}\\n{text}': title in 3, text in 6" in done.output
+    assert "queries have the id of a document which is left out of their results: 2" in done.output
+    assert "of these are judged to be relevant to themselves, and so are never found: 1" in done.output
+    report = json.loads((arguments / "out.json").read_text())
+    assert report["reading"]["themselves"] == 2
+    assert report["rows"][0]["instruction"] == "default"
+    done = CliRunner().invoke(app, [*options, "--ignore-identical-ids", "--template", r"{text}\n{title}"])
+    assert "each document is '{text}\\n{title}'" in done.output
+    assert "left out of their results: 3" in done.output
+    report = json.loads((arguments / "out.json").read_text())
+    assert report["reading"]["template"] == "{text}\n{title}"
+    # Each finds its one answer among the three of the others, its own text not being there.
+    assert report["rows"][0]["recall"] == pytest.approx((1 + 1 / 2 + 1) / 3)
 
 
 def test_every_row_is_what_plain_numpy_finds(judged):
@@ -275,7 +644,7 @@ def test_the_command_on_files_with_judgements(files):
     assert "4 documents, 2 queries" in done.output
     report = json.loads((files / "out.json").read_text())
     assert [row["dimensions"] for row in report["rows"]] == [256] * 3 + [32] * 3
-    assert {row["instruction"] for row in report["rows"]} == {"web_search"}
+    assert {row["instruction"] for row in report["rows"]} == {"default"}
     assert report["rows"][0]["recall"] == 1
     assert (files / "out.png").read_bytes().startswith(b"\x89PNG")
 
@@ -331,6 +700,8 @@ def test_the_command_on_files_without_judgements(files):
         (["--queries", "x.jsonl"], "give --corpus and --queries"),
         (["--corpus", "no.jsonl", "--queries", "no.jsonl"], "no.jsonl"),
         (["--dimensions", "64,many"], "must be whole numbers with commas between them, got '64,many'"),
+        (["--template", "{text}"], "--template and --ignore-identical-ids go with --corpus"),
+        (["--tasks", "STS12", "--ignore-identical-ids"], "--template and --ignore-identical-ids go with --corpus"),
         (["--dimensions", "512"], "between 1 and 256"),
         (["--precisions", "int4"], "int4"),
         (["--json", "no/such/folder.json"], "there is no folder"),
