@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 
@@ -10,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import typer.main
+from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 from qwen3_embed_integrations import Qwen3Encoder
@@ -98,14 +100,22 @@ def test_the_command_on_ray(tmp_path):
     assert read(tmp_path / "out").column("text").to_pylist() == TEXTS[:8]
 
 
-def test_an_error_of_a_worker_is_the_users(tmp_path):
+def test_an_error_of_a_worker_is_the_users(tmp_path, model_folder):
+    folder = shutil.copytree(model_folder, tmp_path / "model")
+    tensors = load_file(folder / "model.safetensors")
+    save_file({f"base_model.model.{name}": tensor for name, tensor in tensors.items()}, folder / "model.safetensors")
+    source = write(tmp_path / "rows.jsonl", rows_of(TEXTS[:3]))
+    with pytest.raises(ValueError, match="the names are those of a PEFT model"):
+        embed_dataset(source, tmp_path / "out", model=folder, show_progress=False)
+
+
+def test_rows_that_are_refused_are_set_aside_on_ray_too(tmp_path):
     source = write(tmp_path / "rows.jsonl", rows_of([*TEXTS[:3], "word " * 100]))
     encoder = Qwen3Encoder("tiny", max_tokens=32, long_text="error")
-    with pytest.raises(
-        ValueError,
-        match=r"the text at index 3 has 102 tokens, more than max_tokens=32, of the rows from .*rows.jsonl:1 on",
-    ):
+    with pytest.raises(ValueError, match=r"rows\.jsonl:4 has 102 tokens, more than max_tokens=32"):
         embed_dataset(source, tmp_path / "out", encoder=encoder, show_progress=False)
+    report = embed_dataset(source, tmp_path / "out", encoder=encoder, skip_bad=True, show_progress=False)
+    assert (report.rows, report.rejected_rows) == (3, 1)
 
 
 def test_the_embedder_in_a_pipeline_of_ones_own():

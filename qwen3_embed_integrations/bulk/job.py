@@ -227,11 +227,12 @@ class Worker:
             if each is None:
                 return self._job.encoder.encode_documents(texts), {}
             vectors, refused = each(texts)
-            return vectors, {position: str(error) for position, error in refused.items()}
+            return vectors, {at: str(error).replace(f" at index {at}", "") for at, error in refused.items()}
         except EndpointError as error:
             if error.index is None:
                 raise EndpointError(f"{error}, of the rows from {_named(places[0])} on", error.status) from error
-            raise EndpointError(f"{_named(places[error.index])}: {error}", error.status) from error
+            reason = str(error).replace(f" at index {error.index}", "")
+            raise EndpointError(f"{_named(places[error.index])}: {reason}", error.status) from error
         except ValueError as error:
             raise ValueError(f"{error}, of the rows from {_named(places[0])} on") from error
 
@@ -606,7 +607,7 @@ def _write_rejected(job: Job, bad: Sequence[BadRow]) -> None:
             file.system.delete_file(file.path)
         return
     with _replaced(job.destination, REJECTED) as stream:
-        for row in bad:
+        for row in sorted(bad, key=lambda row: (row.file, row.row)):
             stream.write(json.dumps(asdict(row)).encode() + b"\n")
 
 
