@@ -579,6 +579,36 @@ def embed(
 
 
 @app.command()
+def verify(
+    model: Annotated[str, typer.Option(help="tiny, 0.6B, 4B, 8B, a hub id or a folder.")] = "0.6B",
+    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
+    device: Annotated[str | None, typer.Option(help="torch's name of a device; the fastest if left out.")] = None,
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit on the hub.")] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Where to write the report.")] = None,
+) -> None:
+    """Compare a model on this machine with its published values, with itself and with plain transformers."""
+    from qwen3_embed_integrations.verify import verify as run
+
+    _hide_loading()
+    _check_files(json_file, None)
+    report = run(model, dtype=dtype, device=device, revision=revision)
+    console.print(f"{report.model} in {report.dtype} on {report.device}", markup=False, highlight=False)
+    table = Table(box=SIMPLE, padding=(0, 1, 0, 0), show_edge=False)
+    for heading in ("check", "", "found", "allowed"):
+        table.add_column(heading, overflow="fold")
+    table.add_column("seconds", justify="right", no_wrap=True)
+    for check in report.checks:
+        color = {"ok": "green", "failed": "red"}.get(check.status, "none")
+        status = f"[{color}]{check.status}[/{color}]"
+        table.add_row(check.name, status, check.found, check.allowed, f"{check.seconds:.1f}")
+    console.print(table)
+    if json_file is not None:
+        json_file.write_text(json.dumps(report.to_dict(), indent=2) + "\n", encoding="utf-8")
+    if not report.is_ok:
+        raise typer.Exit(1)
+
+
+@app.command()
 def check_endpoint(
     url: Annotated[str, typer.Argument(help="Where the server is, up to what comes before /embeddings.")],
     model: Annotated[str, typer.Option(help="What it should run: 0.6B, 4B, 8B, a hub id, a folder or any name.")],

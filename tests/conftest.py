@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -26,6 +27,28 @@ TASK = INSTRUCTIONS["web_search"]
 QWEN_PATTERN = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--auto-dtype", choices=("float32", "bfloat16"), help='what dtype="auto" means on the CPU')
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _auto_dtype(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Let the processor say what --auto-dtype asks for; without it, the tests run as on this machine."""
+    with pytest.MonkeyPatch.context() as patch:
+        if (dtype := request.config.getoption("--auto-dtype")) is not None:
+            for capability in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
+                patch.setattr(torch.cpu, capability, lambda: dtype == "bfloat16")
+        yield
+
+
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Let SIGINT interrupt: a process that a script began in the background ignores it."""
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, handler)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -230,7 +230,7 @@ def test_the_number_of_torch_threads_can_change_after_the_first_use(encoder, mon
 
 
 @pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="sends a signal to a thread")
-def test_an_interrupt_does_not_wait_for_the_layers_to_come(monkeypatch, two_threads):
+def test_an_interrupt_does_not_wait_for_the_layers_to_come(monkeypatch, two_threads, interruptible):
     encoder = Qwen3Encoder("tiny", dtype="float32", device="cpu")
     expected = encoder.encode_queries(TEXTS)
     model = encoder._engine().load()
@@ -248,10 +248,14 @@ def test_an_interrupt_does_not_wait_for_the_layers_to_come(monkeypatch, two_thre
     monkeypatch.setattr(model, "stop", note)
     hook = first.register_forward_pre_hook(interrupt)
     counter = second.register_forward_pre_hook(lambda *_: entered.append(len(entered)))
-    with pytest.raises(KeyboardInterrupt):
-        encoder.encode_queries(TEXTS)
-    hook.remove()
-    # The thread takes this once it is done with what was stopped.
-    np.testing.assert_allclose(encoder.encode_queries(TEXTS), expected, atol=1e-5)
-    counter.remove()
+    # Other tests share the model.
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            encoder.encode_queries(TEXTS)
+        hook.remove()
+        # The thread takes this once it is done with what was stopped.
+        np.testing.assert_allclose(encoder.encode_queries(TEXTS), expected, atol=1e-5)
+    finally:
+        hook.remove()
+        counter.remove()
     assert len(entered) == 1
