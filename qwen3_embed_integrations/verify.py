@@ -178,8 +178,11 @@ def verify(
     """
     from qwen3_embed_integrations.engine.padded import PaddedModel
 
-    # Said, so that a folder's own default does not go before what was published.
-    encoder = Qwen3Encoder(model, query_instruction="web_search", dtype=dtype, device=device, revision=revision)
+    encoder = Qwen3Encoder(model, dtype=dtype, device=device, revision=revision)
+    size, context = encoder._check_limits()
+    # Said, so that what a folder was saved with does not go before what was published.
+    own = {"query_instruction": "web_search", "document_instruction": "", "dimensions": size, "max_tokens": context}
+    encoder = encoder.replaced(**own)
     spec = find_spec(str(model))
     run = _Run()
     with _loaded(encoder):
@@ -197,10 +200,9 @@ def verify(
             run.compare(encoder.encode_queries(ODD_TEXTS), encoder.encode_documents(literal), _SAME[used])
         with run.timed("fewer dimensions"):
             _compare_cut(run, encoder, ours)
-        with _loaded(encoder.replaced(max_tokens=_CUT_TOKENS, long_text="truncate")) as short:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", TruncationWarning)
-                cut = short.encode_documents([_LONG])
+        with _loaded(encoder.replaced(max_tokens=_CUT_TOKENS)) as short, warnings.catch_warnings():
+            warnings.simplefilter("ignore", TruncationWarning)
+            cut = short.encode_documents([_LONG])
     with run.timed("int8"):
         if padded:
             run.skip("runs Qwen3 models that pool the last token only")
@@ -283,25 +285,26 @@ def _compare_cut(run: _Run, encoder: Qwen3Encoder, whole: NDArray[np.float32]) -
 
 
 def _plain_vectors(folder: str, dtype: str, device: str) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Embed the odd texts, and the cut one, by transformers alone: one by one, the last token's state."""
-    import torch
-    from transformers import AutoModel, AutoTokenizer
+    """Embed the odd texts, and the cut one, by transformers alone."""
+    from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    whole = [tokenizer(text)["input_ids"] for text in ODD_TEXTS]
+    end = whole[-1][len(tokenizer(_LONG, add_special_tokens=False)["input_ids"]) :]
+    vectors = _plain_forward(folder, dtype, device, [*whole, whole[-1][: _CUT_TOKENS - len(end)] + end])
+    _free()
+    return vectors[:-1], vectors[-1:]
+
+
+def _plain_forward(folder: str, dtype: str, device: str, texts: Sequence[Sequence[int]]) -> NDArray[np.float32]:
+    """Run token ids one by one, without padding, and take the last token's state."""
+    import torch
+    from transformers import AutoModel
+
     model = AutoModel.from_pretrained(folder, dtype=getattr(torch, dtype), local_files_only=True).to(device).eval()
-
-    def embed(texts: Sequence[Sequence[int]]) -> NDArray[np.float32]:
-        rows = []
-        for ids in texts:
-            with torch.inference_mode():
-                hidden = model(input_ids=torch.tensor([ids], device=device)).last_hidden_state
-            rows.append(torch.nn.functional.normalize(hidden[0, -1].float(), dim=-1).cpu().numpy())
-        return np.stack(rows)
-
-    try:
-        whole = [tokenizer(text)["input_ids"] for text in ODD_TEXTS]
-        end = whole[-1][len(tokenizer(_LONG, add_special_tokens=False)["input_ids"]) :]
-        return embed(whole), embed([whole[-1][: _CUT_TOKENS - len(end)] + end])
-    finally:
-        del model
-        _free()
+    rows = []
+    for ids in texts:
+        with torch.inference_mode():
+            hidden = model(input_ids=torch.tensor([ids], device=device)).last_hidden_state
+        rows.append(torch.nn.functional.normalize(hidden[0, -1].float(), dim=-1).cpu().numpy())
+    return np.stack(rows)

@@ -40,7 +40,7 @@ TEXTS = [
 
 @pytest.fixture(scope="module")
 def encoder():
-    return Qwen3Encoder("tiny", dimensions=64)
+    return Qwen3Encoder("tiny", dimensions=64, dtype="float32")
 
 
 def rows_of(texts):
@@ -131,7 +131,7 @@ def test_a_folder_is_read_by_name_and_missing_columns_are_null(tmp_path, encoder
 
 
 def test_what_csv_and_json_writers_do(tmp_path):
-    encoder = Qwen3Encoder("tiny", dimensions=64, max_tokens=64)
+    encoder = Qwen3Encoder("tiny", dimensions=64, max_tokens=64, dtype="float32")
     long_field = "word " * 40_000  # more than the csv module takes by default
     (tmp_path / "rows.csv").write_bytes(
         b'\xef\xbb\xbf"id",text\r\n1,"a\r\nb"\r\n\r\n2,' + long_field.encode() + b"\r\n"

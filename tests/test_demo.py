@@ -15,7 +15,7 @@ from qwen3_embed_integrations.demo import Entry, build, standard_library
 
 @pytest.fixture(scope="module")
 def index():
-    return build(Qwen3Encoder("tiny", query_instruction="code_search"))
+    return build(Qwen3Encoder("tiny", query_instruction="code_search", dtype="float32"))
 
 
 def test_the_standard_library_is_read_without_being_imported():

@@ -25,7 +25,7 @@ QUESTION = "how do I copy a folder?"
 
 @pytest.fixture(scope="module")
 def encoder():
-    return Qwen3Encoder("tiny")
+    return Qwen3Encoder("tiny", dtype="float32")
 
 
 @pytest.fixture(scope="module")

@@ -46,7 +46,7 @@ while True:
 
 @pytest.fixture(scope="module")
 def encoder():
-    return Qwen3Encoder("tiny")
+    return Qwen3Encoder("tiny", dtype="float32")
 
 
 @pytest.fixture

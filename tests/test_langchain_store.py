@@ -32,7 +32,7 @@ class TestStandard(VectorStoreIntegrationTests):
 
 @pytest.fixture(scope="module")
 def embeddings():
-    return Qwen3Embeddings(model="tiny")
+    return Qwen3Embeddings(model="tiny", dtype="float32")
 
 
 @pytest.fixture

@@ -45,15 +45,16 @@ def _ray(dying_folder):
 
 def test_an_actor_is_killed_and_the_files_are_those_of_one_process(tmp_path, dying_folder):
     source = write(tmp_path / "rows.parquet", rows_of(TEXTS))
-    one = embed_files(source, tmp_path / "one", model="tiny", part_rows=8, show_progress=False)
-    many = embed_dataset(source, tmp_path / "many", encoder=DyingEncoder("tiny"), part_rows=8, show_progress=False)
+    settings = {"part_rows": 8, "show_progress": False}
+    one = embed_files(source, tmp_path / "one", model="tiny", dtype="float32", **settings)
+    many = embed_dataset(source, tmp_path / "many", encoder=DyingEncoder("tiny", dtype="float32"), **settings)
     assert (dying_folder / "died").exists()
     assert [file.name for file in files_of(tmp_path / "one")] == [file.name for file in files_of(tmp_path / "many")]
     assert (one.rows, one.tokens, one.embedded_parts) == (many.rows, many.tokens, many.embedded_parts)
     ours, theirs = read(tmp_path / "one"), read(tmp_path / "many")
     assert theirs.drop_columns("embedding").equals(ours.drop_columns("embedding"))
     np.testing.assert_allclose(vectors_of(theirs), vectors_of(ours), atol=1e-5)
-    again = embed_dataset(source, tmp_path / "one", model="tiny", part_rows=8, show_progress=False)
+    again = embed_dataset(source, tmp_path / "one", model="tiny", **settings)
     assert (again.rows, again.embedded_rows) == (40, 0)
     batch = ray.data.read_parquet(str(tmp_path / "many")).take_batch(40)
     assert np.stack(batch["embedding"]).shape == (40, 256)
@@ -121,18 +122,19 @@ def test_rows_that_are_refused_are_set_aside_on_ray_too(tmp_path):
 def test_the_embedder_in_a_pipeline_of_ones_own():
     dataset = ray.data.from_items(rows_of(TEXTS[:6])).map_batches(
         Qwen3Embedder,
-        fn_constructor_kwargs={"model": "tiny", "dimensions": 32},
+        fn_constructor_kwargs={"model": "tiny", "dimensions": 32, "dtype": "float32"},
         compute=ray.data.ActorPoolStrategy(size=1),
         batch_size=4,
     )
     rows = sorted(dataset.take_all(), key=lambda row: row["id"])
     assert [row["text"] for row in rows] == TEXTS[:6]
-    expected = Qwen3Encoder("tiny", dimensions=32).encode_documents(TEXTS[:6])
+    expected = Qwen3Encoder("tiny", dimensions=32, dtype="float32").encode_documents(TEXTS[:6])
     np.testing.assert_allclose(np.stack([row["embedding"] for row in rows]), expected, atol=1e-5)
 
 
 def test_the_embedder_takes_every_batch_format():
-    embedder, expected = Qwen3Embedder(model="tiny"), Qwen3Encoder("tiny").encode_documents(TEXTS[:3])
+    embedder = Qwen3Embedder(model="tiny", dtype="float32")
+    expected = Qwen3Encoder("tiny", dtype="float32").encode_documents(TEXTS[:3])
     table = pa.Table.from_pylist(rows_of(TEXTS[:3]))
     arrays = embedder({"text": np.array(TEXTS[:3], dtype=object)})
     np.testing.assert_allclose(arrays["embedding"], expected, atol=1e-5)

@@ -695,7 +695,7 @@ def test_the_url_may_end_in_the_path():
 
 def test_tiny_behind_a_server_searches_an_index_made_here():
     documents = ["Copy a directory tree.", "Compute a square root.", "Parse the command line."]
-    local = Qwen3Encoder("tiny", dimensions=128)
+    local = Qwen3Encoder("tiny", dimensions=128, dtype="float32")
     with serving(Model(TINY_FOLDER)) as running, RemoteEncoder(running.url, model="tiny", dimensions=128) as encoder:
         assert encoder.fingerprint == local.fingerprint
         scores = encoder.encode_queries(["how do I copy a folder?"]) @ local.encode_documents(documents).T

@@ -357,12 +357,8 @@ def _load_modules(settings: EngineSettings, folder: Path) -> SentenceTransformer
     config_kwargs = _config_kwargs(rotary)
     with _named_errors(folder):
         config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False, **config_kwargs)
-        with torch.device("meta"):
-            needed = AutoModel.from_config(config)  # type: ignore[no-untyped-call]  # transformers leaves it untyped
     _check_rotary(folder, config, rotary)
-    if not config.is_encoder_decoder:  # of which sentence-transformers takes a part
-        shapes = {name: tuple(tensor.shape) for name, tensor in needed.state_dict().items()}
-        check_tensors(folder, read_tensors(folder), shapes, f"{needed.base_model_prefix}.")
+    _check_weights(folder, config)
     with _named_errors(folder):
         model = _sentence_transformer(settings, folder, config_kwargs)
     # Its own default; the engine gives whole states.
@@ -451,6 +447,17 @@ def _check_rotary(folder: Path, config: Any, rotary: Mapping[str, Any]) -> None:
                 f"{folder / 'config.json'} gives {name} as {value!r}, and transformers {transformers.__version__} "
                 f"reads {found!r}: install another release of transformers"
             )
+
+
+def _check_weights(folder: Path, config: Any) -> None:
+    """Check that the files hold the model's tensors, and no others, before they are read."""
+    held = read_tensors(folder)
+    if config.is_encoder_decoder:
+        return  # sentence-transformers takes a part of it
+    with _named_errors(folder), torch.device("meta"):
+        model = AutoModel.from_config(config)  # type: ignore[no-untyped-call]  # transformers leaves it untyped
+    needed = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    check_tensors(folder, held, needed, f"{model.base_model_prefix}.")
 
 
 _engines: weakref.WeakValueDictionary[EngineSettings, Engine] = weakref.WeakValueDictionary()

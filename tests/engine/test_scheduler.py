@@ -53,7 +53,10 @@ def groups(encoder, monkeypatch):
 
     monkeypatch.setattr(model, "embed", watched)
     made.go.set()
-    return made
+    yield made
+    # Whatever failed, no thread stays.
+    made.waiting = 0
+    made.go.set()
 
 
 def test_threads_that_wait_go_together(encoder, expected, groups):
