@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from qwen3_embed_integrations.bench.measure import Report
 
 _PRECISIONS = "float32,int8,binary"
+# The share of the cores from which on other processes' work is worth a word.
+_MUCH_OTHER_WORK = 0.1
 
 console = Console()
 
@@ -645,13 +647,19 @@ def check_endpoint(
 def cost(
     files: Annotated[
         list[Path] | None,
-        typer.Argument(help="JSON lines (.jsonl), CSV and Parquet with a text a row; any other file is one text."),
+        typer.Argument(
+            help="Parquet, JSON lines, JSON, CSV and TSV with a text a row, perhaps .gz or .zst; any other file is one "
+            "text; a folder is all of its files."
+        ),
     ] = None,
     model: Annotated[
         str, typer.Option(help="Whose tokenizer counts: tiny, 0.6B, 4B, 8B, a hub id or a folder.")
     ] = "tiny",
     daily_tokens: Annotated[int | None, typer.Option(min=0, help="Tokens of a day, for a day and a year.")] = None,
     text_column: Annotated[str, typer.Option(help="The column or field with the text.")] = "text",
+    delimiter: Annotated[
+        str | None, typer.Option(help="Between the fields of CSV; a comma, or a tab in .tsv, if left out.")
+    ] = None,
     watts: Annotated[
         float | None, typer.Option(help="What this machine draws while it embeds; taken to be 200 if left out.")
     ] = None,
@@ -672,6 +680,7 @@ def cost(
         model,
         daily_tokens=daily_tokens,
         text_column=text_column,
+        delimiter=delimiter,
         watts=WATTS if watts is None else watts,
         prices=[*own, *PRICES],
     )
@@ -701,6 +710,8 @@ def _print_cost(found: costs.Estimate, *, assumed: bool) -> None:
             markup=False,
             highlight=False,
         )
+    for reason in found.passed_by:
+        console.print(f"Passed by: {reason}", markup=False, highlight=False, soft_wrap=True)
     if found.longer_than_context:
         console.print(
             f"{found.longer_than_context:,} texts have more tokens than the model reads, and count whole",
@@ -746,13 +757,19 @@ def _print_local(found: costs.Estimate, *, assumed: bool) -> None:
     local = found.local
     if local is None:
         console.print(
-            f"The weights of {found.model} are not on this machine, so its speed is not known",
+            found.unmeasured,
             markup=False,
             highlight=False,
+            soft_wrap=True,
         )
         return
     device = ", ".join(local.device) if isinstance(local.device, list) else local.device
     lines = [f"This machine ({device}, {local.dtype}): {local.tokens_per_second:,.0f} tokens/s, measured just now"]
+    if local.other_work is not None and local.other_work >= _MUCH_OTHER_WORK * local.cores:
+        lines[0] += (
+            f", beside other work on {local.other_work:.1f} of {local.cores} cores: alone it is faster, and the times "
+            "below are too long"
+        )
     for what, hours, kwh in (("the files", local.hours, local.kwh), ("a day", local.hours_a_day, local.kwh_a_day)):
         if hours is not None and kwh is not None:
             lines.append(f"{what}: {_amount(Decimal(hours))} hours, {_amount(Decimal(kwh))} kWh")

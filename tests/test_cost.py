@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import json
+import os
 import re
 import shutil
+import subprocess
 import sys
 from datetime import date
 from decimal import Decimal
@@ -156,7 +159,7 @@ def test_rows_of_parquet_files(unloadable, tmp_path):
 def test_missing_files_and_numbers_out_of_range(unloadable, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"there is no file .*none\.txt"):
         estimate([tmp_path / "none.txt"], unloadable)
-    with pytest.raises(IsADirectoryError, match="is a folder: name the files in it"):
+    with pytest.raises(ValueError, match="there is no text in the folder"):
         estimate([tmp_path], unloadable)
     with pytest.raises(ValueError, match="give files, or the tokens of a day"):
         estimate(model=unloadable)
@@ -228,3 +231,96 @@ def test_wrong_arguments_are_refused(arguments, message):
     code, output = run(*arguments)
     assert code == 2
     assert message in re.sub(r" │ │ | *│ *", " ", output)
+
+
+def test_a_folder_is_all_of_its_files_and_what_is_no_text_is_named(unloadable, count, tmp_path):
+    folder = tmp_path / "in"
+    (folder / "below").mkdir(parents=True)
+    write(folder / "rows.jsonl", TEXTS[:2])
+    (folder / "below" / "rows.tsv").write_text("id\ttext\n1\ta tab\n")
+    (folder / "below" / "note.md").write_text("# a note")
+    (folder / "page.html").write_text("<title>T</title><style>p {}</style><p>seen <b>bold</b></p><script>no()</script>")
+    (folder / "image.png").write_bytes(b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR")
+    (folder / "zeros.bin").write_bytes(bytes(100))
+    (folder / "latin.txt").write_bytes(b"caf\xe9")
+    (folder / "package.json").write_text('{\n "name": "x"\n}\n')
+    (folder / "other.csv").write_text("id,body\n1,x\n")
+    (folder / ".hidden").write_text("left alone")
+    found = estimate([folder], unloadable)
+    assert found.files == 4
+    assert found.tokens == count([*TEXTS[:2], "a tab", "# a note", "seen bold"])
+    names = {"image.png", "zeros.bin", "latin.txt", "package.json", "other.csv"}
+    assert {name for name in names for reason in found.passed_by if name in reason} == names
+    assert len(found.passed_by) == len(names)
+    code, output = run(folder, "--model", unloadable)
+    assert code == 0
+    assert "image.png is not text" in output
+    (folder / "rows.jsonl").write_text('{"text": "fine"}\n{"text": null}\n')
+    with pytest.raises(ValueError, match=r"rows\.jsonl:2 has 'text': null"):
+        estimate([folder], unloadable)
+
+
+def test_packed_files_and_delimiters(unloadable, count, tmp_path):
+    (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress(b'{"text": "one"}\n'))
+    (tmp_path / "b.csv").write_text("id;text\n1;two\n")
+    files = [tmp_path / "a.jsonl.gz", tmp_path / "b.csv"]
+    assert estimate(files, unloadable, delimiter=";").tokens == count(["one", "two"])
+    with pytest.raises(ValueError, match=r"b\.csv' has no column 'text'.*the delimiter another one"):
+        estimate(files, unloadable)
+    assert run(*files, "--model", unloadable, "--delimiter", ";")[0] == 0
+
+
+def without_modules(folder):
+    (folder / "modules.json").unlink()
+
+
+def without_pooling(folder):
+    shutil.rmtree(folder / "1_Pooling")
+
+
+def with_a_pointer(folder):
+    (folder / "model.safetensors").write_text(
+        "version https://git-lfs.github.com/spec/v1\noid sha256:" + "0" * 64 + "\nsize 123\n"
+    )
+
+
+def with_compressed_tensors(folder):
+    config = json.loads((folder / "config.json").read_text())
+    config["quantization_config"] = {"quant_method": "compressed-tensors", "format": "float-quantized"}
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+@pytest.mark.parametrize(
+    "change", [lambda folder: None, without_modules, without_pooling, with_a_pointer, with_compressed_tensors]
+)
+def test_the_command_counts_whatever_keeps_the_weights_from_loading(unloadable, tmp_path, change):
+    folder = shutil.copytree(unloadable, tmp_path / "model")
+    change(folder)
+    (tmp_path / "a.txt").write_text("a text")
+    code, output = run(tmp_path / "a.txt", "--model", folder)
+    assert code == 0, output
+    assert "tokens by the tokenizer of" in output
+    assert "so its speed is not known" in output
+
+
+def test_config_and_tokenizer_are_enough(unloadable, count, tmp_path):
+    folder = tmp_path / "model"
+    folder.mkdir()
+    for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(f"{unloadable}/{name}", folder)
+    (tmp_path / "a.txt").write_text("a text")
+    assert estimate([tmp_path / "a.txt"], str(folder)).tokens == count(["a text"])
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="Linux alone counts each core's work")
+def test_a_speed_that_was_measured_beside_other_work_says_so(monkeypatch):
+    monkeypatch.setattr(cost, "_SAMPLE_SECONDS", 0.3)
+    busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in os.sched_getaffinity(0)]
+    try:
+        code, output = run("--daily-tokens", 5)
+    finally:
+        for process in busy:
+            process.kill()
+            process.wait()
+    assert code == 0
+    assert "beside other work on" in output

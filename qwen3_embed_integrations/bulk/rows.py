@@ -483,18 +483,33 @@ def read_document(file: Location) -> str:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(f"{file.name!r} is not in UTF-8: {error}") from error
-    if not Path(file.path).suffix.lower().startswith(".htm"):
-        return text
-    page = _Page()
-    page.feed(text)
-    page.close()
-    return page.text()
+    return visible_text(text) if is_html(file) else text
+
+
+def is_html(file: Location | Path) -> bool:
+    """Return whether a file is a page, by its name."""
+    return Path(file.path if isinstance(file, Location) else file).suffix.lower() in (".html", ".htm")
+
+
+def visible_text(page: str) -> str:
+    """Read what a reader sees of an HTML page.
+
+    Args:
+        page: HTML.
+
+    Returns:
+        A line a block, white space as a browser shows it; nothing of scripts, styles and the head.
+    """
+    parser = _Page()
+    parser.feed(page)
+    parser.close()
+    return parser.text()
 
 
 class _Page(HTMLParser):
     """Collects what a reader sees of a page: a line a block, white space as a browser shows it."""
 
-    _HIDDEN = ("head", "script", "style", "template", "noscript")
+    _HIDDEN = ("head", "title", "script", "style", "template", "noscript")
     _INLINE = re.compile(
         "a|abbr|b|bd[io]|cite|code|data|dfn|em|i|kbd|mark|q|s|samp|small|span|strong|su[bp]|time|u|var"
     )

@@ -266,7 +266,7 @@ def read_tensors(folder: Path) -> dict[str, tuple[int, ...]]:
         Shape by name.
 
     Raises:
-        OSError: a file can't be read.
+        OSError: there are no weights, or a file can't be read.
         ValueError: a file is missing or not whole; the message says what to do.
     """
     if (folder / WEIGHTS).is_file():
@@ -274,7 +274,7 @@ def read_tensors(folder: Path) -> dict[str, tuple[int, ...]]:
     elif (folder / WEIGHTS_INDEX).is_file():
         files = [folder / name for name in _shards(folder)]
     else:
-        raise ValueError(_no_weights(folder))
+        raise _no_weights(folder)
     tensors: dict[str, tuple[int, ...]] = {}
     for file in files:
         if not file.is_file():
@@ -283,12 +283,12 @@ def read_tensors(folder: Path) -> dict[str, tuple[int, ...]]:
     return tensors
 
 
-def _no_weights(folder: Path) -> str:
+def _no_weights(folder: Path) -> OSError | ValueError:
     others = sorted(path.name for pattern in ("*.bin", "*.pt", "*.pth", "*.gguf") for path in folder.glob(pattern))
     others = [name for name in others if name != "training_args.bin"]
     if others:
-        return f"{folder} has no {WEIGHTS}, only {', '.join(others)}, which is not loaded: {_CONVERT}"
-    return f"{folder} has no {WEIGHTS}: {_fetch(folder)}"
+        return ValueError(f"{folder} has no {WEIGHTS}, only {', '.join(others)}, which is not loaded: {_CONVERT}")
+    return FileNotFoundError(f"{folder} has no {WEIGHTS}: {_fetch(folder)}")
 
 
 def _fetch(folder: Path) -> str:
