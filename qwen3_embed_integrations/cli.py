@@ -16,6 +16,8 @@ from rich.markup import escape
 from rich.table import Table
 from typer.core import TyperCommand, TyperGroup
 
+from qwen3_embed_integrations import __version__
+
 if TYPE_CHECKING:
     from qwen3_embed_integrations import cost as costs
     from qwen3_embed_integrations import evaluation, quality
@@ -49,6 +51,21 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_show_locals=False,
 )
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        console.print(f"qwen3-embed-integrations {__version__}", highlight=False)
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Qwen3-Embedding models for LangChain, LlamaIndex and Haystack."""
 
 
 def _hide_loading() -> None:

@@ -289,6 +289,10 @@ def test_a_folder_of_documents(tmp_path, encoder):
     assert report.parts == 1
     (source / "d.txt").write_text("one more")
     assert embed(source, tmp_path / "out", encoder).embedded_rows == 1
+    (source / "latin.txt").write_bytes(b"caf\xe9")
+    with pytest.raises(ValueError, match=r"latin\.txt:1 is not in UTF-8"):
+        embed(source, tmp_path / "out", encoder)
+    assert embed(source, tmp_path / "out", encoder, skip_bad=True).rejected_rows == 1
     embed(source / "a.txt", tmp_path / "one", encoder)
     assert kept(tmp_path / "one") == [{"text": "plain\n\ttext", "source": "a.txt"}]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+from importlib.metadata import version
 
 import pytest
 from typer.testing import CliRunner
@@ -83,3 +84,8 @@ def test_an_unknown_model_is_an_error_of_the_command():
     done = CliRunner().invoke(app, ["demo", "x", "--model", "5B"])
     assert done.exit_code == 2
     assert "unknown model '5B'" in done.output
+
+
+def test_the_version():
+    done = CliRunner().invoke(app, ["--version"])
+    assert (done.exit_code, done.output) == (0, f"qwen3-embed-integrations {version('qwen3-embed-integrations')}\n")

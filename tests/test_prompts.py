@@ -18,6 +18,7 @@ from qwen3_embed_integrations.instructions import query_prompt
 from qwen3_embed_integrations.langchain import Qwen3Embeddings
 from qwen3_embed_integrations.llama_index import Qwen3Embedding
 from tests.conftest import TASK, as_query, cosines
+from tests.engine.test_model_files import in_cache
 from tests.misbehaving_server import Model, serving
 
 TEXTS = ["how do I copy a folder?", "def f(x): ...", "", "你好"]
@@ -145,6 +146,15 @@ def test_a_remote_encoder_with_a_folder_follows(saved):
         bare = remote.replaced(query_instruction="")
         assert close(bare.encode_queries(TEXTS), encoder(folder, query_instruction="").encode_queries(TEXTS))
         bare.close()
+
+
+def test_a_model_on_the_hub_follows(saved, reference, tmp_path):
+    in_cache(saved(prompts=OWN), tmp_path / "cache", reference=True)
+    found = Qwen3Encoder(
+        "acme/model", cache_folder=tmp_path / "cache", local_files_only=True, dtype="float32", device="cpu"
+    )
+    assert close(found.encode_queries(TEXTS), reference(before("search_query: ")))
+    assert close(found.encode_documents(TEXTS), reference(before("search_document: ")))
 
 
 def test_all_adapters_follow(saved, reference):

@@ -249,7 +249,7 @@ class Worker:
 
 
 class Earlier:
-    """Vectors of earlier runs by their texts: 17 bytes of memory a row, and those of one file.
+    """Vectors of earlier runs by their texts: 16 bytes of memory a row, and those of one file.
 
     Args:
         files: of the same settings.

@@ -475,14 +475,14 @@ def read_document(file: Location) -> str:
 
     Raises:
         OSError: the file can't be read.
-        ValueError: it is not in UTF-8.
+        ValueError: it is not in UTF-8; the message is to follow the file's name.
     """
     with lines_of(file) as lines:
         content = b"".join(lines)
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise ValueError(f"{file.name!r} is not in UTF-8: {error}") from error
+        raise ValueError(f"is not in UTF-8: {error}") from error
     return visible_text(text) if is_html(file) else text
 
 

@@ -385,9 +385,13 @@ class _Scanner:
         kept: list[Location] = []
         characters, digest = 0, hashlib.blake2b()
         for file in files:
-            text = read_document(file)
-            refused = self._refusals([text]) if self._refusals is not None else {}
             self._report(1)
+            try:
+                text = read_document(file)
+            except ValueError as error:
+                self.bad.append(BadRow(file.name, 1, str(error)))
+                continue
+            refused = self._refusals([text]) if self._refusals is not None else {}
             if refused:
                 self.bad.append(BadRow(file.name, 1, refused[0]))
                 continue
@@ -585,9 +589,9 @@ class Reader:
         # What is unpacked, or read whole, goes on where the part before ended; anything else is opened there anew.
         if self._at != (part.file, part.start) or (layout != "array" and not is_packed(part.file)):
             self._rows = _placed_rows(part.file, layout, self._wanted.delimiter, part.names, part.start, part.line)
-        found, digest = [], _row_digest(part.names, part.partition)
+        found, digest, skipped = [], _row_digest(part.names, part.partition), set(part.skipped)
         for _, stop, row in self._rows:
-            if row.values is not None and row.line not in part.skipped:
+            if row.values is not None and row.line not in skipped:
                 digest.update(row.raw)
                 found.append(row)
             if stop >= part.stop:
