@@ -207,10 +207,10 @@ def make_pipelines(store, **settings):
 
 def test_pipelines_index_and_search():
     store = InMemoryDocumentStore(embedding_similarity_function="cosine")
-    indexing, search = make_pipelines(store, model="tiny", progress_bar=False)
+    indexing, search = make_pipelines(store, model="tiny", dtype="float32", progress_bar=False)
     indexing.run({"embedder": {"documents": [Document(content=text) for text in TEXTS]}})
     question = "how do I copy a folder?"
-    encoder = Qwen3Encoder("tiny")
+    encoder = Qwen3Encoder("tiny", dtype="float32")
     scores = encoder.encode_documents(TEXTS) @ encoder.encode_queries([question])[0]
     found = search.run({"embedder": {"text": question}})["retriever"]["documents"]
     assert [document.content for document in found] == [TEXTS[n] for n in np.argsort(-scores)]

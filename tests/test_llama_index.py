@@ -156,7 +156,7 @@ def test_unknown_settings_and_wrong_input_are_refused(embedding):
 
 
 def test_index_retrieves_persists_and_loads(tmp_path):
-    embedding = Qwen3Embedding(model="tiny")
+    embedding = Qwen3Embedding(model="tiny", dtype="float32")
     index = VectorStoreIndex.from_documents([Document(text=text) for text in TEXTS], embed_model=embedding)
     question = "how do I copy a folder?"
     found = index.as_retriever(similarity_top_k=3).retrieve(question)
