@@ -17,8 +17,10 @@ from transformers import AutoModel, AutoTokenizer, Qwen3Config, Qwen3Model
 from qwen3_embed_integrations import INSTRUCTIONS
 from qwen3_embed_integrations.engine import engine
 
-# A test run in parallel sets it, and the command's console would take it once for all that it prints.
-os.environ.pop("COLUMNS", None)
+# A test run in parallel sets the first, and the command's console would take it once for all that it prints; of the
+# others, which CI systems set, any makes it write colours.
+for name in ("COLUMNS", "FORCE_COLOR", "PY_COLORS", "GITHUB_ACTIONS"):
+    os.environ.pop(name, None)
 
 END = "<|endoftext|>"
 TASK = INSTRUCTIONS["web_search"]

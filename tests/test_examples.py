@@ -24,7 +24,7 @@ PROMISES = {
     "one_encoder_three_frameworks.py": ["three times the same vector of 64 floats: True"],
     "remote_endpoint.py": [
         "one vector space: True\nCopy a directory tree.",
-        "faults: ['dimensions refused'], lowest cosine to the model's vectors 1.0000",
+        "faults: [], lowest cosine to the model's vectors 1.0000",
     ],
     "smaller_dimensions.py": ["256            1024  True"],
     "two_stage_search.py": ["LangChain: ['shutil.copytree'", "LlamaIndex: ['shutil.copytree'", "Refused: "],

@@ -239,6 +239,8 @@ def test_a_server_that_refuses_everything_is_not_asked_once_per_text(make, serve
         with pytest.raises(EndpointError, match=f"the texts at indexes 0 to 31: status {fault}") as caught:
             call([f"text number {number}" for number in range(64)])
         assert caught.value.index is None
+        # Waits for what the second request had begun meanwhile.
+        encoder.close()
         assert len(server.requests) <= 8
 
 
