@@ -223,7 +223,7 @@ def test_bad_rows_of_csv_and_parquet(tmp_path, encoder):
     [
         ("rows.bin", b"", "must end in one of .parquet, .jsonl, .ndjson, .json, .csv, .tsv"),
         ("rows.parquet.gz", b"", "must end in one of .parquet"),
-        ("rows.jsonl.gz", b"", "has no row with a text"),
+        ("rows.jsonl.gz", b"", "cannot be unpacked: it is empty"),
         ("rows.jsonl", b"\n", "has no row with a text"),
         ("rows.csv", b"", "rows.csv:1 must be a heading"),
         ("rows.csv", b"id,body\n1,x\n", "has no column 'text'; it has 'id', 'body'"),

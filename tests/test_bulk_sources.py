@@ -256,6 +256,11 @@ def test_a_named_delimiter(tmp_path, encoder):
         embed(tmp_path / "a.csv", tmp_path / "out", encoder)
     embed(tmp_path / "a.csv", tmp_path / "out", encoder, delimiter=";")
     assert kept(tmp_path / "out") == [{"id": 1, "text": "a, b"}]
+    (tmp_path / "tabs.csv").write_text("id\ttext\n1\ta, b\n")
+    # As a shell passes it on.
+    assert [row.values for row in read_rows(Location.of(tmp_path / "tabs.csv"), delimiter="\\t")] == [
+        {"id": "1", "text": "a, b"}
+    ]
     with pytest.raises(ValueError, match="delimiter must be one character"):
         embed(tmp_path / "a.csv", tmp_path / "out", encoder, delimiter="ab")
 

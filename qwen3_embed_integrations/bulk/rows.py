@@ -197,10 +197,8 @@ def lines_of(file: Location, start: int = 0, stop: int | None = None) -> Iterato
     import pyarrow as pa
 
     packed = PACKED.get(Path(file.path).suffix.lower())
-    # An empty archive is none.
     if packed and not file.system.get_file_info([file.path])[0].size:
-        yield iter(())
-        return
+        raise ValueError(f"{file.name!r} cannot be unpacked: it is empty: fetch it again")
     raw = (
         file.system.open_input_stream(file.path, compression=None) if packed else file.system.open_input_file(file.path)
     )
@@ -296,7 +294,7 @@ def _without_surrogates(values: Any) -> Any:
 
 def delimiter_of(file: Location, delimiter: str | None) -> str:
     """Return what stands between the fields of a CSV file."""
-    return delimiter or ("\t" if ".tsv" in Path(file.path).suffixes else ",")
+    return checked_delimiter(delimiter) or ("\t" if ".tsv" in Path(file.path).suffixes else ",")
 
 
 def checked_delimiter(delimiter: str | None) -> str | None:
