@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import gzip
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -313,14 +312,22 @@ def test_config_and_tokenizer_are_enough(unloadable, count, tmp_path):
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="Linux alone counts each core's work")
-def test_a_speed_that_was_measured_beside_other_work_says_so(monkeypatch):
-    monkeypatch.setattr(cost, "_SAMPLE_SECONDS", 0.3)
-    busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in os.sched_getaffinity(0)]
+def test_other_work_is_seen():
+    busy = subprocess.Popen([sys.executable, "-c", "print(flush=True)\nwhile True: pass"], stdout=subprocess.PIPE)
     try:
-        code, output = run("--daily-tokens", 5)
+        assert busy.stdout.readline() == b"\n"
+        before, other = cost._Work.now(), None
+        while other is None:
+            other = before.others_until(cost._Work.now())
+        assert other > 0.3
     finally:
-        for process in busy:
-            process.kill()
-            process.wait()
-    assert code == 0
-    assert "beside other work on" in output
+        busy.kill()
+        busy.communicate()
+
+
+def test_a_speed_that_was_measured_beside_other_work_says_so(monkeypatch):
+    for cores, told in ((0.01, False), (1.5, True)):
+        monkeypatch.setattr(cost._Work, "others_until", lambda self, later, cores=cores: cores)
+        code, output = run("--daily-tokens", 5)
+        assert code == 0
+        assert ("beside other work on 1.5 of" in output) is told

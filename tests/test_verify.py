@@ -22,6 +22,7 @@ from qwen3_embed_integrations.verify import MODEL_CARDS, verify
 from tests.conftest import make_model
 
 DTYPES = ("float32", "bfloat16")
+# What the wider tolerance finds, the narrower one finds too: most faults are planted in bfloat16 only.
 
 
 def failed(report):
@@ -41,8 +42,7 @@ def turn_rotary_base(model):
     model.rotary_emb.inv_freq = 1 / 10_000.0**exponents
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-def test_another_rotary_base_is_found(monkeypatch, dtype):
+def test_another_rotary_base_is_found(monkeypatch):
     load = engine._load_modules
 
     def broken(*arguments):
@@ -51,12 +51,11 @@ def test_another_rotary_base_is_found(monkeypatch, dtype):
         return model
 
     monkeypatch.setattr(engine, "_load_modules", broken)
-    report = verify("tiny", dtype=dtype, device="cpu")
+    report = verify("tiny", dtype="bfloat16", device="cpu")
     assert "plain transformers" in failed(report), report
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-def test_a_layer_of_zeros_is_found(monkeypatch, dtype):
+def test_a_layer_of_zeros_is_found(monkeypatch):
     load = engine._load_modules
 
     def broken(*arguments):
@@ -67,29 +66,26 @@ def test_a_layer_of_zeros_is_found(monkeypatch, dtype):
         return model
 
     monkeypatch.setattr(engine, "_load_modules", broken)
-    report = verify("tiny", dtype=dtype, device="cpu")
+    report = verify("tiny", dtype="bfloat16", device="cpu")
     assert {"plain transformers", "a text that is cut keeps its end token"} <= failed(report), report
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-def test_the_mean_of_the_tokens_is_found(tmp_path, dtype):
+def test_the_mean_of_the_tokens_is_found(tmp_path):
     folder = make_model(tmp_path / "mean")
     pooling = {"word_embedding_dimension": 64, "pooling_mode_mean_tokens": True, "pooling_mode_lasttoken": False}
     (folder / "1_Pooling" / "config.json").write_text(json.dumps(pooling))
-    report = verify(folder, dtype=dtype, device="cpu")
+    report = verify(folder, dtype="bfloat16", device="cpu")
     assert "plain transformers" in failed(report), report
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-def test_a_missing_prompt_is_found(monkeypatch, dtype):
+def test_a_missing_prompt_is_found(monkeypatch):
     monkeypatch.setattr("qwen3_embed_integrations.encoder.query_prompt", lambda instruction: "")
-    assert failed(verify("tiny", dtype=dtype, device="cpu")) == {"queries are their prompt and the text"}
+    assert failed(verify("tiny", dtype="float32", device="cpu")) == {"queries are their prompt and the text"}
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-def test_a_cut_that_loses_the_end_token_is_found(monkeypatch, dtype):
+def test_a_cut_that_loses_the_end_token_is_found(monkeypatch):
     monkeypatch.setattr(Tokenization, "cut", lambda self, ids, max_tokens: ids[:max_tokens])
-    assert failed(verify("tiny", dtype=dtype, device="cpu")) == {"a text that is cut keeps its end token"}
+    assert failed(verify("tiny", dtype="float32", device="cpu")) == {"a text that is cut keeps its end token"}
 
 
 def test_broken_int8_is_found(monkeypatch):
