@@ -443,8 +443,8 @@ def run(plan: Plan, work: Callable[[Callable[[int], object]], Iterable[Done]], *
     done: list[Done] = []
     left = sum(task.part.rows for task in plan.tasks)
     rejected = list(plan.rejected)
-    with tqdm(total=plan.rows, initial=plan.rows - left, unit=" rows", disable=not show_progress) as bar:
-        bar.set_description("Loading" if plan.tasks else "Embedding")
+    begun = {"total": plan.rows, "initial": plan.rows - left, "desc": "Loading" if plan.tasks else "Embedding"}
+    with tqdm(**begun, unit=" rows", disable=not show_progress) as bar:
 
         def report(rows: int) -> None:
             bar.set_description("Embedding", refresh=False)

@@ -107,27 +107,37 @@ def limits_of(path: str, config: Mapping[str, Any]) -> tuple[int, int]:
 
 
 def saved_limits(
-    limits: tuple[int, int], saved: Mapping[str, Any], bert: Mapping[str, Any], tokenizer: Mapping[str, Any]
+    path: str,
+    config: Mapping[str, Any],
+    saved: Mapping[str, Any],
+    bert: Mapping[str, Any],
+    tokenizer: Mapping[str, Any],
 ) -> tuple[int, int]:
     """Work out what a model does unless it is told otherwise, as its author saved it.
 
     Args:
-        limits: of the model.
+        path: of config.json, for messages.
+        config: what it holds.
         saved: what config_sentence_transformers.json holds, where `truncate_dim` is.
         bert: what sentence_bert_config.json holds, where older sentence-transformers saved `max_seq_length`.
         tokenizer: what tokenizer_config.json holds, where newer ones save it, as `model_max_length`.
 
     Returns:
         Components of its vectors, and tokens of a text that it reads.
+
+    Raises:
+        ValueError: it is no text model's config, or says two different things.
     """
-    size, context = limits
-    read = min(_count(given, context) for given in (bert.get("max_seq_length"), tokenizer.get("model_max_length")))
-    return _count(saved.get("truncate_dim"), size), read
+    size, context = limits_of(path, config)
+    # What a tokenizer had before the context was scaled says nothing of it.
+    native = rotary_settings(path, config).get("original_max_position_embeddings") or context
+    lengths = (_below(bert.get("max_seq_length"), context), _below(tokenizer.get("model_max_length"), native))
+    return _below(saved.get("truncate_dim"), size) or size, min([context, *filter(None, lengths)])
 
 
-def _count(given: Any, most: int) -> int:
-    """Read a saved number, which has effect where it is less than the model's own."""
-    return given if type(given) is int and 1 <= given <= most else most
+def _below(given: Any, most: int) -> int | None:
+    """Return a saved number where it is less than the model's own."""
+    return given if type(given) is int and 1 <= given < most else None
 
 
 def _context(path: str, config: Mapping[str, Any]) -> int:

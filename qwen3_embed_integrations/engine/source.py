@@ -65,11 +65,11 @@ class ModelSource:
 
     def saved_limits(self) -> tuple[int, int]:
         """Return (dimensions, tokens of a text) that the model was saved to give and to read."""
-        limits = self.limits()
         if find_spec(self.location) is not None:
-            return limits
+            return self.limits()
         saved, bert = self.optional(SENTENCE_TRANSFORMERS), self.optional("sentence_bert_config.json")
-        return saved_limits(limits, saved, bert, self.optional("tokenizer_config.json"))
+        tokenizer = self.optional("tokenizer_config.json")
+        return saved_limits(str(self._config_path()), self.config(), saved, bert, tokenizer)
 
     def optional(self, name: str) -> dict[str, Any]:
         """Read one of the model's JSON files, by itself from the hub; empty where the model has none."""

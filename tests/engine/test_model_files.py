@@ -300,6 +300,13 @@ def test_a_folder_reads_what_its_config_says(folder, settings, tokens):
     assert encoder(folder).max_tokens == tokens
 
 
+def test_a_scaled_folder_reads_more_than_its_tokenizer_had_before(folder):
+    change_json(folder / "config.json", rope_parameters=None, rope_theta=1e4, rope_scaling=YARN)
+    for length, tokens in ((8192, 32768), (10**30, 32768), (512, 512)):
+        change_json(folder / "tokenizer_config.json", model_max_length=length)
+        assert encoder(folder).max_tokens == tokens
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
