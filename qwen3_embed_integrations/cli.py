@@ -35,10 +35,12 @@ class _Commands(TyperGroup):
 
     def invoke(self, ctx: Any) -> Any:
         from qwen3_embed_integrations.endpoint import EndpointError
+        from qwen3_embed_integrations.engine.source import FilesChangedError
 
+        told = (EndpointError, FilesChangedError, FloatingPointError, ImportError, MemoryError, OSError, ValueError)
         try:
             return super().invoke(ctx)
-        except (EndpointError, FloatingPointError, ImportError, MemoryError, OSError, ValueError) as error:
+        except told as error:
             line = " ".join(str(error).split()) or type(error).__name__
             Console(stderr=True).print(f"Error: {line}", markup=False, highlight=False, soft_wrap=True)
             raise typer.Exit(2) from error

@@ -184,7 +184,7 @@ class MTEBEncoder(AbsEncoder):
             prompt_type: the side of an asymmetric task; None in a symmetric one.
 
         Returns:
-            The task sentence, or None for texts that are embedded as the encoder embeds documents.
+            The task sentence, or None: bare texts, but for documents, which get what the encoder puts before them.
         """
         given = self.task_prompts.get(task_metadata.name)
         if prompt_type == PromptType.document:
@@ -231,9 +231,9 @@ class MTEBEncoder(AbsEncoder):
         texts = [text for batch in inputs for text in batch["text"]]
         instruction = self.instruction(task_metadata, prompt_type)
         show_progress: bool = kwargs.get("show_progress_bar", False)
-        if prompt_type == PromptType.document or instruction is None:
+        if prompt_type == PromptType.document:
             return self.encoder.encode_documents(texts, instruction=instruction, show_progress=show_progress)
-        return self.encoder.encode_queries(texts, instruction=instruction, show_progress=show_progress)
+        return self.encoder.encode_queries(texts, instruction=instruction or "", show_progress=show_progress)
 
 
 def _given(instruction: str | None) -> str | None:

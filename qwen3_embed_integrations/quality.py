@@ -181,8 +181,7 @@ def measure(
         dimensions: what to cut the vectors to, each at most the encoder's.
         precisions: of a component.
         instructions: of the queries, each a name or a sentence, `OWN_INSTRUCTION` for the encoder's own, or
-            `NO_INSTRUCTION` for queries that are embedded as the encoder embeds documents; the others are compared with
-            the first.
+            `NO_INSTRUCTION` for bare queries; the others are compared with the first.
         model: its name, for the report.
         show_progress: whether to draw a progress bar while documents are embedded.
 
@@ -247,8 +246,7 @@ def measure(
 def _check_instructions(instructions: Sequence[str], judged: Judged) -> None:
     sentences: dict[str, str] = {}
     for instruction in instructions:
-        special = instruction in (NO_INSTRUCTION, OWN_INSTRUCTION)
-        sentence = instruction if special else resolve_instruction(instruction)
+        sentence = instruction if instruction == OWN_INSTRUCTION else resolve_instruction(instruction)
         if sentence in sentences:
             raise ValueError(f"the instruction {instruction!r} is there twice, as {sentences[sentence]!r} too")
         sentences[sentence] = instruction
@@ -259,8 +257,6 @@ def _check_instructions(instructions: Sequence[str], judged: Judged) -> None:
 
 
 def _embed_queries(encoder: Encoder, queries: Sequence[str], instruction: str) -> NDArray[np.float32]:
-    if instruction == NO_INSTRUCTION:
-        return encoder.encode_documents(queries)
     return encoder.encode_queries(queries, instruction=None if instruction == OWN_INSTRUCTION else instruction)
 
 

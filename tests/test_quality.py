@@ -6,6 +6,7 @@ import csv
 import gzip
 import io
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -711,3 +712,12 @@ def test_the_command_refuses(arguments, message):
     done = CliRunner().invoke(app, ["eval", *arguments], env={"COLUMNS": "200"})
     assert done.exit_code == 2
     assert message in done.output
+
+
+def test_none_is_bare_whatever_a_model_was_saved_with(model_folder, tmp_path):
+    folder = shutil.copytree(model_folder, tmp_path / "model")
+    prompts = {"prompts": {"query": "q: ", "document": "d: "}}
+    (folder / "config_sentence_transformers.json").write_text(json.dumps(prompts))
+    found = quality._embed_queries(Qwen3Encoder(folder, dtype="float32"), ["a question"], "none")
+    expected = Qwen3Encoder(model_folder, dtype="float32").encode_documents(["a question"])
+    np.testing.assert_allclose(found, expected, atol=1e-5)

@@ -89,7 +89,11 @@ def embed_files(
         delimiter=delimiter,
         show_progress=show_progress,
     )
-    return run(planned, lambda report: map(Worker(planned.job, report), planned.tasks), show_progress=show_progress)
+    return run(
+        planned,
+        lambda report: map(Worker(planned.job, report if show_progress else None), planned.tasks),
+        show_progress=show_progress,
+    )
 
 
 def encoder_of(encoder: Qwen3Encoder | RemoteEncoder | None, settings: dict[str, Any]) -> Qwen3Encoder | RemoteEncoder:

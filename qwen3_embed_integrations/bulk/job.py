@@ -22,6 +22,7 @@ from tqdm import tqdm
 
 from qwen3_embed_integrations.bulk.rows import Location, checked_delimiter, require_pyarrow
 from qwen3_embed_integrations.bulk.source import BadRow, Part, Reader, Wanted, find_files, scan
+from qwen3_embed_integrations.encoder import Qwen3Encoder
 from qwen3_embed_integrations.endpoint import EndpointError
 from qwen3_embed_integrations.matryoshka import as_integer
 from qwen3_embed_integrations.usage import record_usage
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from qwen3_embed_integrations.bulk.source import Refusals
-    from qwen3_embed_integrations.encoder import Qwen3Encoder
     from qwen3_embed_integrations.remote import RemoteEncoder
 
 logger = logging.getLogger(__name__)
@@ -47,8 +47,8 @@ _NAME = re.compile(r"part-\d{6,}-[0-9a-f]{16}\.parquet")
 _SHOWN = 5
 # A source in another place is the same one where at least so many of the texts are found again.
 _SAME_SOURCE = 0.5
-# Rows between two steps of the progress bar.
-_STEP_ROWS = 256
+# Rows between two steps of a progress bar; fewer make groups of less equal lengths, and embedding slower.
+_STEP_ROWS = 512
 
 
 @dataclass(frozen=True)
@@ -167,15 +167,17 @@ class Worker:
 
     Args:
         job: what to do.
-        report: told how many rows were embedded, again and again.
+        report: told how many rows were embedded, again and again; None where nobody looks, and each part goes at once.
 
     Raises:
         ValueError: the encoder's model is another one in this process.
     """
 
-    def __init__(self, job: Job, report: Callable[[int], object] = lambda rows: None) -> None:
+    def __init__(self, job: Job, report: Callable[[int], object] | None = None) -> None:
         self._job = job
-        self._report = report
+        # A server's requests go side by side, and would wait for each other at every step.
+        self._in_steps = report is not None and isinstance(job.encoder, Qwen3Encoder)
+        self._report = report or (lambda rows: None)
         self._reader = Reader(job.schema, job.wanted, job.origin)
         self._earlier = Earlier(job.reusable, job.wanted.text_column, job.embedding_column)
         if job.encoder.fingerprint != job.fingerprint:
@@ -206,9 +208,10 @@ class Worker:
             self._report(len(known))
         new = [place for place in range(len(texts)) if place not in known]
         rejected: dict[int, BadRow] = {}
+        size = _STEP_ROWS if self._in_steps else max(1, len(new))
         with record_usage() as recorded:
-            for start in range(0, len(new), _STEP_ROWS):
-                step = new[start : start + _STEP_ROWS]
+            for start in range(0, len(new), size):
+                step = new[start : start + size]
                 vectors[step], refused = self._embed([texts[at] for at in step], [places[at] for at in step])
                 for position, reason in refused.items():
                     file, line = places[step[position]]
@@ -315,7 +318,7 @@ class Earlier:
             return
         keys, at = [], []
         for number, file in enumerate(self._files):
-            texts, _ = self._read(file)
+            texts = self._table(file, self._columns[:1]).column(0).to_pylist()
             keys.append(_keys_of(texts))
             at.append(np.arange(len(texts), dtype=np.uint64) + np.uint64(number * 2**32))
         order = np.argsort(np.concatenate(keys), kind="stable")
@@ -323,13 +326,16 @@ class Earlier:
         self._loaded = True
 
     def _read(self, file: Location) -> tuple[list[str], NDArray[np.float32]]:
-        import pyarrow.parquet as pq
-
-        with file.system.open_input_file(file.path) as stream:
-            table = pq.read_table(stream, columns=self._columns)
+        table = self._table(file, self._columns)
         vectors = table.column(1).combine_chunks()
         rows = vectors.flatten().to_numpy(zero_copy_only=False).reshape(len(table), vectors.type.list_size)
         return table.column(0).to_pylist(), rows
+
+    def _table(self, file: Location, columns: list[str]) -> pa.Table:
+        import pyarrow.parquet as pq
+
+        with file.system.open_input_file(file.path) as stream:
+            return pq.read_table(stream, columns=columns)
 
 
 def _keys_of(texts: Sequence[str]) -> NDArray[np.uint64]:

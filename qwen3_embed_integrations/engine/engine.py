@@ -411,6 +411,9 @@ def _named_errors(folder: Path) -> Iterator[None]:
     except Exception as error:
         if isinstance(error, RuntimeError) and _is_out_of_memory(error):
             raise
+        # What a setting needs and is not installed (accelerate for device_map) is not the files' doing.
+        if isinstance(error, ImportError) and not isinstance(error, ModuleNotFoundError):
+            raise
         path = folder / SENTENCE_TRANSFORMERS
         saved = read_object(path).get("__version__") if path.is_file() else None
         here = {"sentence_transformers": sentence_transformers.__version__, "transformers": transformers.__version__}

@@ -27,6 +27,10 @@ _TOKENIZER_FILES = ["config.json", "tokenizer*.json"]
 _MODEL_FILES = ["*.json", "*.safetensors"]
 
 
+class FilesChangedError(RuntimeError):
+    """A model's folder was written anew while an encoder used it."""
+
+
 @dataclass(frozen=True)
 class ModelSource:
     """One model's files, and how to get at them; two sources are equal when they lead to the same files.
@@ -108,7 +112,7 @@ class ModelSource:
 
     def _check_files(self) -> None:
         if self.files != _list_files(self.location):
-            raise RuntimeError(
+            raise FilesChangedError(
                 f"the files in {self.location} changed since this encoder first used them: close it or make a new one"
             )
 
