@@ -24,6 +24,12 @@ SETTINGS = tuple(EncoderSettings.__dataclass_fields__)
 REMOTE_SETTINGS = tuple(name for name in SETTINGS if name in RemoteSettings.__dataclass_fields__)
 TOKENIZER_SETTINGS = ("model", "revision", "cache_folder", "local_files_only")
 
+CHUNK_TOKENS = 1024
+"""A splitter's size unless it is given: LlamaIndex's default, and the best of 128 to 2,048 in its comparison on one
+long report ("Evaluating the Ideal Chunk Size for a RAG System using LlamaIndex", its blog, October 2023)."""
+
+_OVERLAP_SHARE = 8
+
 
 def _as_path(value: Any) -> Any:
     return os.fspath(value) if isinstance(value, os.PathLike) else value
@@ -243,7 +249,8 @@ def checked_sizes(**sizes: Any) -> tuple[int, int]:
     """Check a splitter's sizes when it is made, under the names that its framework gives them.
 
     Args:
-        **sizes: first the most tokens of a piece, then the tokens that it shares with the one before it.
+        **sizes: first the most tokens of a piece, then the tokens that it shares with the one before it; None for an
+            eighth of the size.
 
     Returns:
         The two sizes.
@@ -252,7 +259,9 @@ def checked_sizes(**sizes: Any) -> tuple[int, int]:
         TypeError: a size is not an integer.
         ValueError: a size is out of range.
     """
-    (name, size), (overlap_name, overlap) = ((name, as_integer(name, value)) for name, value in sizes.items())
+    (name, size), (overlap_name, overlap) = sizes.items()
+    size = as_integer(name, size)
+    overlap = size // _OVERLAP_SHARE if overlap is None else as_integer(overlap_name, overlap)
     if size < LEAST_TOKENS:
         raise ValueError(f"{name} must be at least {LEAST_TOKENS}, got {size}")
     if not 0 <= overlap <= size // 2:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 try:
     from llama_index.core.base.embeddings.base import BaseEmbedding
-    from llama_index.core.node_parser import NodeParser
+    from llama_index.core.node_parser import TextSplitter
     from llama_index.core.node_parser.node_utils import build_nodes_from_splits, default_id_func
     from llama_index.core.schema import BaseNode, Document, MetadataMode, TextNode
     from llama_index.core.storage.kvstore.types import DEFAULT_COLLECTION, BaseKVStore
@@ -20,19 +20,24 @@ except ImportError as error:
         "the LlamaIndex adapters need llama-index-core: pip install 'qwen3-embed-integrations[llama-index]'"
     ) from error
 from pydantic import ConfigDict, Field, field_validator, model_validator
+from typing_extensions import Self
 
 from qwen3_embed_integrations._adapters import (
+    CHUNK_TOKENS,
     EncoderFields,
+    Number,
     Size,
     TokenizerFields,
     checked_sizes,
     splitting_encoder,
 )
 from qwen3_embed_integrations.encoder import DEFAULT_MODEL, as_texts
-from qwen3_embed_integrations.long_text import LEAST_TOKENS, MAX_TOKENS, OVERLAP_TOKENS
+from qwen3_embed_integrations.long_text import LEAST_TOKENS, visible
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+
+    from llama_index.core.callbacks import CallbackManager
 
     from qwen3_embed_integrations.encoder import Encoder
     from qwen3_embed_integrations.long_text import Span
@@ -178,13 +183,17 @@ class Qwen3Embedding(EncoderFields, BaseEmbedding):
         return vectors
 
 
-class Qwen3NodeParser(TokenizerFields, NodeParser):
+class Qwen3NodeParser(TokenizerFields, TextSplitter):
     """Cuts documents into nodes of at most so many tokens of a Qwen3-Embedding model, which overlap by so many.
 
     A node's text is exactly `text[start_char_idx:end_char_idx]`, white space included, and together they cover every
-    character. They end at a paragraph, line, sentence or word where one is near. `chunk_size` is what the embedding
-    reads: the end token counts, and so do the metadata before the text, if `include_metadata`. Only the tokenizer is
-    loaded, not the weights. An `encoder` can be given in place of its settings.
+    visible character: as with `SentenceSplitter` there is no node of white space alone, none at all of a blank text,
+    and an empty one of an empty text. They end at a paragraph, line, sentence or word where one is near. Only the
+    tokenizer is loaded, not the weights. An `encoder` can be given in place of its settings.
+
+    `chunk_size` is what the embedding reads: the end token counts, and so do the metadata before the text, if
+    `include_metadata`. It is 1,024 by default, as in LlamaIndex, whose comparison of 128 to 2,048 tokens found it best
+    for retrieval. `chunk_overlap`, unless it is given, is an eighth of it. Both can be assigned to, by `Settings` too.
 
     Example:
         >>> from llama_index.core import Document
@@ -198,9 +207,9 @@ class Qwen3NodeParser(TokenizerFields, NodeParser):
 
     model_config = ConfigDict(extra="forbid", protected_namespaces=(), arbitrary_types_allowed=True)
 
-    chunk_size: Size = Field(default=MAX_TOKENS, frozen=True, description="Most tokens of a node, 16 or more.")
-    chunk_overlap: Size = Field(
-        default=OVERLAP_TOKENS, frozen=True, description="Tokens shared with the node before, half of a node at most."
+    chunk_size: Size = Field(default=CHUNK_TOKENS, description="Most tokens of a node, 16 or more.")
+    chunk_overlap: Number = Field(
+        default=None, description="Tokens shared with the node before: half of a node at most, an eighth by default."
     )
 
     @field_validator("encoder")
@@ -220,13 +229,120 @@ class Qwen3NodeParser(TokenizerFields, NodeParser):
 
     @model_validator(mode="after")
     def _check_sizes(self) -> Any:
-        checked_sizes(chunk_size=self.chunk_size, chunk_overlap=self.chunk_overlap)
+        self._resize(**self._given_sizes())
         return self
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in ("chunk_size", "chunk_overlap"):
+            self._resize(**{**self._given_sizes(), name: value})
+        else:
+            super().__setattr__(name, value)
+
+    def model_copy(self, *, update: Any = None, deep: bool = False) -> Self:
+        """Copy it; where settings are updated, they are checked, and an overlap that was not given follows the size.
+
+        Args:
+            update: new values by field name.
+            deep: whether to copy the other values too.
+
+        Returns:
+            The copy.
+
+        Raises:
+            TypeError: a size is not an integer.
+            ValueError: a size is out of range, or settings are updated that the encoder does not have.
+        """
+        update = dict(update or {})
+        sizes = {name: update.pop(name, value) for name, value in self._given_sizes().items()}
+        copied = super().model_copy(update=update, deep=deep)
+        copied._resize(**sizes)
+        return copied
+
+    def __getstate__(self) -> dict[Any, Any]:
+        # LlamaIndex makes a new one from the state, to which an overlap that is in it was given.
+        state = super().__getstate__()
+        values = dict(state["__dict__"])
+        if "chunk_overlap" not in self.model_fields_set:
+            del values["chunk_overlap"]
+        return {**state, "__dict__": values}
+
+    def _given_sizes(self) -> dict[str, int | None]:
+        overlap = self.chunk_overlap if "chunk_overlap" in self.model_fields_set else None
+        return {"chunk_size": self.chunk_size, "chunk_overlap": overlap}
+
+    def _resize(self, *, chunk_size: Any, chunk_overlap: Any) -> None:
+        size, overlap = checked_sizes(chunk_size=chunk_size, chunk_overlap=chunk_overlap)
+        # Past the __setattr__ above, which comes here.
+        self.__dict__.update(chunk_size=size, chunk_overlap=overlap)
+        self.model_fields_set.update(("chunk_size", "chunk_overlap"))
+        if chunk_overlap is None:
+            self.model_fields_set.discard("chunk_overlap")
+
+    @classmethod
+    def from_defaults(
+        cls,
+        chunk_size: int = CHUNK_TOKENS,
+        chunk_overlap: int | None = None,
+        callback_manager: CallbackManager | None = None,
+        include_metadata: bool = True,
+        include_prev_next_rel: bool = True,
+        **settings: Any,
+    ) -> Self:
+        """Make a parser as LlamaIndex's `from_defaults` do.
+
+        Args:
+            chunk_size: most tokens of a node, 16 or more.
+            chunk_overlap: tokens shared with the node before; an eighth of chunk_size by default.
+            callback_manager: as in LlamaIndex.
+            include_metadata: whether the metadata are given to the nodes, and counted.
+            include_prev_next_rel: whether nodes know their neighbours.
+            **settings: the other fields, such as model.
+
+        Returns:
+            The parser.
+        """
+        if callback_manager is not None:
+            settings["callback_manager"] = callback_manager
+        return cls(
+            chunk_size=chunk_size,
+            chunk_overlap=chunk_overlap,
+            include_metadata=include_metadata,
+            include_prev_next_rel=include_prev_next_rel,
+            **settings,
+        )
 
     @classmethod
     def class_name(cls) -> str:
         """Give the name under which LlamaIndex serialises it."""
         return "Qwen3NodeParser"
+
+    def split_text(self, text: str) -> list[str]:
+        """Cut a text into what would be the texts of its nodes, had it no metadata.
+
+        Args:
+            text: the text.
+
+        Returns:
+            The pieces in order.
+
+        Raises:
+            TypeError: text is not a string.
+        """
+        return [text[span.start : span.end] for span in self._visible_spans(text, self.chunk_size)]
+
+    def split_texts(self, texts: list[str]) -> list[str]:
+        """Cut texts, one after the other.
+
+        Args:
+            texts: the texts.
+
+        Returns:
+            The pieces of all texts in one list.
+
+        Raises:
+            TypeError: texts is a single string, or an item is not a string.
+        """
+        return super().split_texts(as_texts(texts))
 
     def get_nodes_from_documents(
         self, documents: Sequence[Document], show_progress: bool = False, **kwargs: Any
@@ -312,8 +428,8 @@ class Qwen3NodeParser(TokenizerFields, NodeParser):
 
     def _spans(self, node: BaseNode, text: str, room: int) -> list[Span]:
         while True:
-            spans: list[Span] = self.encoder.split(text, room, min(self.chunk_overlap, room // 2))
-            if not self._has_metadata(node):
+            spans = self._visible_spans(text, room)
+            if not spans or not self._has_metadata(node):
                 return spans
             # Where the metadata's end and a text's beginning join, there may be a token more than in both.
             embedded = [_embedded(node, text[span.start : span.end]) for span in spans]
@@ -321,6 +437,10 @@ class Qwen3NodeParser(TokenizerFields, NodeParser):
             if over <= 0:
                 return spans
             room -= over
+
+    def _visible_spans(self, text: str, room: int) -> list[Span]:
+        spans: list[Span] = self.encoder.split(text, room, min(self.chunk_overlap or 0, room // 2))
+        return visible(text, spans) if text else spans
 
     def _has_metadata(self, node: BaseNode) -> bool:
         return self.include_metadata and bool(node.get_metadata_str(mode=MetadataMode.EMBED).strip())

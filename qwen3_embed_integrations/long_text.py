@@ -12,7 +12,7 @@ import regex
 from qwen3_embed_integrations.matryoshka import as_integer
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from numpy.typing import NDArray
 
@@ -36,6 +36,10 @@ _PLACES = (
     re.compile(r"\S(?=\s)"),
 )
 _GRAPHEMES = regex.compile(r"\X")
+
+# Characters that draw nothing are not only white space: zero-width, control and format ones, fillers, blank Braille.
+# A few format characters draw a sign, such as Arabic's for a year.
+_VISIBLE = regex.compile(r"[^\s\p{Cc}\p{Cf}\p{Default_Ignorable_Code_Point}\u2800]|\p{Prepended_Concatenation_Mark}")
 
 
 @dataclass(frozen=True)
@@ -86,6 +90,19 @@ def split(
             f"overlap_tokens must be between 0 and {max_tokens // 2}, half of a window, got {overlap_tokens}"
         )
     return list(_Cutter(text, max_tokens, overlap_tokens, tokenization).windows())
+
+
+def visible(text: str, spans: Iterable[Span]) -> list[Span]:
+    """Keep the windows in which a reader sees something.
+
+    Args:
+        text: the text.
+        spans: windows over it.
+
+    Returns:
+        Those with a visible character, in their order.
+    """
+    return [span for span in spans if _VISIBLE.search(text, span.start, span.end)]
 
 
 class _Cutter:

@@ -14,9 +14,10 @@ from tokenizers import Tokenizer
 from qwen3_embed_integrations import Qwen3Encoder
 from qwen3_embed_integrations.encoder import TruncationWarning
 from qwen3_embed_integrations.engine import tokenization as tokenization_module
-from qwen3_embed_integrations.long_text import split
+from qwen3_embed_integrations.long_text import Span, split, visible
 from qwen3_embed_integrations.models import TINY_FOLDER
 from tests.conftest import cosines
+from tests.long_texts import BLANKS, SPARSE, is_blank
 
 WORDS = st.sampled_from(
     [
@@ -100,6 +101,27 @@ def test_tokenizing_in_parts_changes_nothing(encoder, text):
         patch.setattr(tokenization_module, "_CHARACTERS_AT_ONCE", 10)
         patch.setattr(tokenization_module, "_PARTS_AT_ONCE", 2)
         assert encoder.split(text, 32, 8) == whole
+
+
+@pytest.mark.parametrize(
+    "text", [*BLANKS.values(), *SPARSE.values()], ids=[*BLANKS, *(f"sparse {name}" for name in SPARSE)]
+)
+def test_windows_cover_what_is_blank_too_and_can_be_told_from_the_others(encoder, tokenizer, text):
+    spans = encoder.split(text, 64, 16)
+    check(tokenizer, text, spans, 64, 16)
+    seen = visible(text, spans)
+    assert seen == [span for span in spans if not is_blank(text[span.start : span.end])]
+    assert len(seen) < len(spans)
+
+
+@settings(deadline=None, max_examples=200)
+@given(st.lists(st.sampled_from(["word", ".", "\u0600", *"".join(BLANKS.values())[::100], *" \n\u200b\u3164\x00"])))
+def test_a_window_is_visible_by_its_own_characters(pieces):
+    text = "".join(pieces)
+    spans = [
+        Span(start, end, 1) for start in range(len(text) + 1) for end in range(start, min(start + 5, len(text) + 1))
+    ]
+    assert visible(text, spans) == [span for span in spans if not is_blank(text[span.start : span.end])]
 
 
 def test_a_text_that_fits_is_one_window(encoder):

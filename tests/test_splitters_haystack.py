@@ -17,7 +17,19 @@ from haystack.utils import Secret
 
 from qwen3_embed_integrations import Qwen3Encoder
 from qwen3_embed_integrations.haystack import Qwen3DocumentEmbedder, Qwen3DocumentSplitter, Qwen3TextEmbedder
-from tests.long_texts import ANSWER, HANDBOOK, QUESTION, REPEATING, TEXTS, check_places, count_tokens
+from tests.long_texts import (
+    ANSWER,
+    BLANKS,
+    HANDBOOK,
+    QUESTION,
+    REAL,
+    REPEATING,
+    SPARSE,
+    TEXTS,
+    check_places,
+    check_visible,
+    count_tokens,
+)
 
 SIZES = {"split_length": 64, "split_overlap": 16}
 PAGES = "\f".join(f"This is page {number}. " * number for number in range(1, 30)) + "\f\f"
@@ -41,7 +53,7 @@ def test_pieces_are_the_windows_of_the_core(splitter, text):
     check_places(text, places(pieces), 64, 16)
 
 
-@pytest.mark.parametrize("text", [*TEXTS.values(), PAGES], ids=[*TEXTS, "pages"])
+@pytest.mark.parametrize("text", [*TEXTS.values(), PAGES, *SPARSE.values()], ids=[*TEXTS, "pages", *SPARSE])
 def test_meta_are_those_of_the_generic_splitter(splitter, text):
     if "\f" in text:
         # Older releases count the page breaks that a piece begins with to the page before.
@@ -130,6 +142,62 @@ def test_documents_without_content_as_in_the_generic_splitter(splitter):
         assert [piece.content for piece in kept.run([empty])["documents"]] == [""]
 
 
+@pytest.mark.parametrize("text", SPARSE.values(), ids=SPARSE)
+@pytest.mark.parametrize("split_overlap", [0, 16, 32])
+def test_no_piece_is_blank(text, split_overlap):
+    splitter = Qwen3DocumentSplitter("tiny", split_length=64, split_overlap=split_overlap)
+    document = Document(content=text, meta={"name": "given"})
+    pieces = splitter.run([document])["documents"]
+    check_visible(text, places(pieces), 64)
+    assert [text[start:end] for start, end in places(pieces)] == [piece.content for piece in pieces]
+    assert len(pieces) < len(splitter.encoder.split(text, 64, split_overlap))
+    assert [piece.meta["split_id"] for piece in pieces] == [*range(len(pieces))]
+    ids = {piece.id for piece in pieces}
+    assert {shared["doc_id"] for piece in pieces for shared in piece.meta.get("_split_overlap", [])} <= ids
+
+
+@pytest.mark.parametrize("text", ["", *BLANKS.values()], ids=["empty", *BLANKS])
+def test_a_blank_document_is_an_empty_one(splitter, text):
+    documents = [Document(content="Copy a folder."), Document(content=text), Document(content="Sort a list.")]
+    assert [piece.content for piece in splitter.run(documents)["documents"]] == ["Copy a folder.", "Sort a list."]
+    kept = Qwen3DocumentSplitter("tiny", **SIZES, skip_empty_documents=False).run(documents[1:2])["documents"]
+    assert [piece.meta["source_id"] for piece in kept] == [documents[1].id]
+    assert places(kept) == [(0, splitter.encoder.split(text, 64, 16)[0].end)]
+    assert kept[0].meta["_split_overlap"] == []
+
+
+@pytest.mark.parametrize(
+    ("given", "size", "overlap"),
+    [({}, 1024, 128), ({"split_length": 512}, 512, 64), ({"split_length": 99, "split_overlap": None}, 99, 12)],
+)
+def test_the_default_size_is_one_for_retrieval_and_the_overlap_follows_it(given, size, overlap):
+    splitter = Qwen3DocumentSplitter("tiny", **given)
+    spans = splitter.encoder.split(REAL, size, overlap)
+    assert len(spans) > 1
+    copies = (Qwen3DocumentSplitter.from_dict(splitter.to_dict()), pickle.loads(pickle.dumps(splitter)))
+    for same in (splitter, *copies, copy.deepcopy(splitter)):
+        assert same.to_dict() == splitter.to_dict()
+        assert places(same.run([Document(content=REAL)])["documents"]) == [(span.start, span.end) for span in spans]
+    check_places(REAL, places(splitter.run([Document(content=REAL)])["documents"]), size, overlap)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("meta", None, "must have meta of type dict, got NoneType"),
+        ("meta", [("name", "a")], "must have meta of type dict, got list"),
+        ("content", 3, "must have content of type str, got int"),
+        ("content", b"text", "must have content of type str, got bytes"),
+    ],
+)
+def test_documents_that_were_made_wrong_are_named_before_any_work(splitter, name, value, message):
+    document = Document(content="text")
+    object.__setattr__(document, name, value)
+    with pytest.raises(TypeError, match=rf"the document at index 1 \(ID {document.id}\) {message}"):
+        splitter.run([Document(content="fine"), document])
+    assert splitter.encoder._held_tokenization is None
+
+
 def test_wrong_input_is_named_before_any_work(splitter):
     with pytest.raises(
         TypeError, match="Qwen3DocumentSplitter expects a list of Documents, got str; to split a string"
@@ -146,7 +214,11 @@ def test_wrong_input_is_named_before_any_work(splitter):
     ("settings", "error", "message"),
     [
         ({"split_length": 15}, ValueError, "split_length must be at least 16, got 15"),
-        ({"split_length": 100}, ValueError, "split_overlap must be between 0 and 50, half of split_length, got 2000"),
+        (
+            {"split_length": 100, "split_overlap": 51},
+            ValueError,
+            "split_overlap must be between 0 and 50, half of split_length, got 51",
+        ),
         ({"split_overlap": "2"}, TypeError, "split_overlap must be an integer, got '2'"),
         ({"encoder": "tiny"}, TypeError, "encoder must be a Qwen3Encoder, whose tokenizer counts, got 'tiny'"),
         ({"token": "hf_do_not_show"}, TypeError, "token must be a Secret, got a str"),

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import pickle
 import re
 from itertools import pairwise
 
 import pytest
-from llama_index.core import Document, SimpleDirectoryReader, VectorStoreIndex
+from llama_index.core import Document, Settings, SimpleDirectoryReader, VectorStoreIndex
 from llama_index.core.callbacks import CallbackManager, CBEventType, EventPayload, LlamaDebugHandler
 from llama_index.core.ingestion import IngestionPipeline
-from llama_index.core.node_parser import NodeParser, SentenceSplitter
+from llama_index.core.node_parser import HierarchicalNodeParser, NodeParser, SentenceSplitter, TextSplitter
 from llama_index.core.schema import ImageDocument, ImageNode, MetadataMode, NodeRelationship, TextNode
 from pydantic import ValidationError
 from transformers import AutoTokenizer
@@ -19,7 +20,19 @@ from transformers import AutoTokenizer
 from qwen3_embed_integrations import Qwen3Encoder
 from qwen3_embed_integrations.llama_index import Qwen3Embedding, Qwen3NodeParser
 from qwen3_embed_integrations.models import TINY_FOLDER
-from tests.long_texts import ANSWER, HANDBOOK, QUESTION, REPEATING, TEXTS, check_places, count_tokens
+from tests.long_texts import (
+    ANSWER,
+    BLANKS,
+    HANDBOOK,
+    QUESTION,
+    REAL,
+    REPEATING,
+    SPARSE,
+    TEXTS,
+    check_places,
+    check_visible,
+    count_tokens,
+)
 
 SIZES = {"chunk_size": 64, "chunk_overlap": 16}
 
@@ -132,6 +145,164 @@ def test_empty_texts_images_and_ids_as_in_other_parsers():
     assert parser.get_nodes_from_documents([]) == []
 
 
+@pytest.mark.parametrize("text", SPARSE.values(), ids=SPARSE)
+@pytest.mark.parametrize("metadata", [{}, {"title": "A handbook of buttons"}], ids=["bare", "metadata"])
+def test_no_node_is_blank_and_those_left_are_neighbours(parser, text, metadata):
+    nodes = parser.get_nodes_from_documents(
+        [Document(text=text, metadata=metadata), Document(text="Another document.")]
+    )
+    *nodes, other = nodes
+    check_visible(text, places(nodes), 64)
+    assert max(count_tokens(node.get_content(MetadataMode.EMBED)) for node in nodes) <= 64
+    assert [text[start:end] for start, end in places(nodes)] == [node.text for node in nodes]
+    assert nodes[0].prev_node is None
+    assert nodes[-1].next_node is other.prev_node is None
+    for before, node in pairwise(nodes):
+        assert before.next_node.node_id == node.node_id
+        assert node.prev_node.node_id == before.node_id
+    assert len(nodes) < len(parser.encoder.split(text, 64, 16))
+    if not metadata:
+        assert parser.split_text(text) == [node.text for node in nodes]
+
+
+@pytest.mark.parametrize("text", BLANKS.values(), ids=BLANKS)
+@pytest.mark.parametrize("metadata", [{}, {"title": "A handbook of buttons"}], ids=["bare", "metadata"])
+def test_a_blank_text_has_no_nodes(parser, text, metadata):
+    if not text.strip():
+        assert generic_splitter()([Document(text=text, metadata=metadata)]) == []
+    assert parser([Document(text=text, metadata=metadata)]) == []
+    texts = ["Copy a folder.", text, "Sort a list."]
+    assert [node.text for node in parser([Document(text=text) for text in texts])] == ["Copy a folder.", "Sort a list."]
+    assert parser.split_texts(texts) == ["Copy a folder.", "Sort a list."]
+
+
+def test_splitting_bare_texts_as_the_generic_splitter_does(parser):
+    assert isinstance(parser, TextSplitter)
+    assert parser.split_text("") == generic_splitter().split_text("") == [""]
+    assert parser.split_text("text") == ["text"]
+    pieces = [node.text for node in parser([Document(text=text) for text in TEXTS.values()])]
+    assert parser.split_texts([*TEXTS.values()]) == pieces
+    with pytest.raises(TypeError, match="must be a string, got None"):
+        parser.split_text(None)
+    with pytest.raises(TypeError, match="the text at index 1 must be a string, got None"):
+        parser.split_texts(["fine", None])
+    with pytest.raises(TypeError, match="put it in a list"):
+        parser.split_texts("text")
+
+
+@pytest.mark.parametrize(
+    ("given", "size", "overlap"),
+    [
+        ({}, 1024, 128),
+        ({"chunk_size": 512}, 512, 64),
+        ({"chunk_size": 100, "chunk_overlap": None}, 100, 12),
+        ({"chunk_overlap": 0}, 1024, 0),
+    ],
+)
+def test_the_default_size_is_one_for_retrieval_and_the_overlap_follows_it(given, size, overlap):
+    document = Document(text=REAL)
+    parser = Qwen3NodeParser(model="tiny", **given)
+    spans = parser.encoder.split(REAL, size, overlap)
+    assert len(spans) > 1
+    again = [
+        Qwen3NodeParser.from_dict(parser.to_dict()),
+        Qwen3NodeParser.from_json(parser.to_json()),
+        Qwen3NodeParser.from_defaults(model="tiny", **given),
+        pickle.loads(pickle.dumps(parser)),
+        copy.copy(parser),
+        parser.model_copy(deep=True),
+    ]
+    for same in (parser, *again):
+        assert (same.chunk_size, same.chunk_overlap) == (size, overlap)
+        assert same.to_dict() == parser.to_dict()
+        assert places(same([document])) == [(span.start, span.end) for span in spans]
+    check_places(REAL, places(parser([document])), size, overlap)
+
+
+def test_made_from_defaults_as_the_generic_splitter():
+    debug = CallbackManager([LlamaDebugHandler(print_trace_on_end=False)])
+    parser = Qwen3NodeParser.from_defaults(
+        256, 20, debug, False, False, model="tiny", id_func=lambda index, _: str(index)
+    )
+    assert (parser.chunk_size, parser.chunk_overlap) == (256, 20)
+    assert parser.callback_manager is debug
+    nodes = parser([Document(text=REPEATING, metadata={"title": "A handbook"})])
+    assert [node.node_id for node in nodes] == [str(index) for index in range(len(nodes))]
+    assert nodes[1].metadata == {}
+    assert {*nodes[1].relationships} == {NodeRelationship.SOURCE}
+    with pytest.raises(ValidationError, match="chunk_size must be at least 16, got 15"):
+        Qwen3NodeParser.from_defaults(chunk_size=15, model="tiny")
+    with pytest.raises(ValidationError, match="paragraph_separator"):
+        Qwen3NodeParser.from_defaults(paragraph_separator="\n", model="tiny")
+
+
+@pytest.fixture
+def settings(monkeypatch):
+    """LlamaIndex's, which are as they were afterwards."""
+    for name in ("_node_parser", "_transformations", "_embed_model"):
+        monkeypatch.setattr(Settings, name, None)
+    return Settings
+
+
+@pytest.mark.parametrize("name", ["node_parser", "text_splitter"])
+def test_llama_indexs_settings_set_its_sizes(settings, name):
+    setattr(settings, name, Qwen3NodeParser(model="tiny"))
+    assert (settings.chunk_size, settings.chunk_overlap) == (1024, 128)
+    settings.chunk_size = 256
+    assert (settings.chunk_size, settings.chunk_overlap) == (256, 32)
+    index = VectorStoreIndex.from_documents([Document(text=REAL)], embed_model=Qwen3Embedding(model="tiny"))
+    nodes = sorted(index.docstore.docs.values(), key=lambda node: node.start_char_idx)
+    check_places(REAL, places(nodes), 256, 32)
+    settings.chunk_overlap = 100
+    settings.chunk_size = 512
+    assert (settings.chunk_size, settings.chunk_overlap) == (512, 100)
+    check_places(REAL, places(getattr(settings, name)([Document(text=REAL)])), 512, 100)
+
+
+@pytest.mark.parametrize("given", [{"chunk_size": 512}, {"chunk_size": 512, "chunk_overlap": 64}])
+def test_an_overlap_follows_a_new_size_unless_it_was_given(given):
+    parser = Qwen3NodeParser(model="tiny", **given)
+    for copied in (pickle.loads(pickle.dumps(parser)), copy.copy(parser), parser.model_copy(deep=True)):
+        copied.chunk_size = 1024
+        assert copied.chunk_overlap == given.get("chunk_overlap", 128)
+        assert copied.model_dump(exclude_unset=True)["chunk_size"] == 1024
+    assert parser.model_copy(update={"chunk_size": 1024}).chunk_overlap == given.get("chunk_overlap", 128)
+    assert (parser.chunk_size, parser.chunk_overlap) == (512, 64)
+    parser.chunk_overlap = 10
+    parser.chunk_overlap = None
+    parser.chunk_size = 64
+    assert parser.chunk_overlap == 8
+
+
+def test_assigned_sizes_are_checked(settings):
+    settings.node_parser = parser = Qwen3NodeParser(model="tiny", **SIZES)
+    before = parser.to_dict()
+    with pytest.raises(ValueError, match="chunk_size must be at least 16, got 15"):
+        settings.chunk_size = 15
+    with pytest.raises(ValueError, match="chunk_overlap must be between 0 and 10, half of chunk_size, got 16"):
+        settings.chunk_size = 20
+    with pytest.raises(ValueError, match="chunk_overlap must be between 0 and 32, half of chunk_size, got 33"):
+        settings.chunk_overlap = 33
+    for wrong in (64.0, "64", True, None):
+        with pytest.raises(TypeError, match=f"chunk_size must be an integer, got {wrong!r}"):
+            parser.chunk_size = wrong
+        with pytest.raises(TypeError, match=f"chunk_size must be an integer, got {wrong!r}"):
+            parser.model_copy(update={"chunk_size": wrong})
+    with pytest.raises(ValueError, match="chunk_overlap must be between 0 and 32, half of chunk_size, got 33"):
+        parser.model_copy(update={"chunk_overlap": 33})
+    assert parser.to_dict() == before
+    parser.include_metadata = False
+    assert not parser.include_metadata
+
+
+def test_as_a_level_of_a_hierarchy(parser):
+    levels = {"large": Qwen3NodeParser(encoder=parser.encoder, chunk_size=256), "small": parser}
+    hierarchy = HierarchicalNodeParser.from_defaults(node_parser_ids=[*levels], node_parser_map=levels)
+    nodes = hierarchy.get_nodes_from_documents([Document(text=SPARSE["newlines"])])
+    assert all(node.text.strip() for node in nodes)
+    assert {bool(node.parent_node) for node in nodes} == {True, False}
+
+
 def test_load_split_embed_retrieve_and_show_the_place(tmp_path, parser):
     path = tmp_path / "handbook.txt"
     path.write_text(HANDBOOK, encoding="utf-8")
@@ -236,8 +407,8 @@ def test_an_encoder_gives_its_tokenizer(parser):
 def test_wrong_settings_are_refused():
     with pytest.raises(ValidationError, match="chunk_size must be at least 16, got 15"):
         Qwen3NodeParser(model="tiny", chunk_size=15)
-    with pytest.raises(ValidationError, match="chunk_overlap must be between 0 and 50, half of chunk_size, got 2000"):
-        Qwen3NodeParser(model="tiny", chunk_size=100)
+    with pytest.raises(ValidationError, match="chunk_overlap must be between 0 and 50, half of chunk_size, got 51"):
+        Qwen3NodeParser(model="tiny", chunk_size=100, chunk_overlap=51)
     with pytest.raises(TypeError, match=r"chunk_size must be an integer, got 64\.0"):
         Qwen3NodeParser(model="tiny", chunk_size=64.0)
     with pytest.raises(ValidationError, match="Extra inputs are not permitted"):
@@ -247,7 +418,7 @@ def test_wrong_settings_are_refused():
     with pytest.raises((ValidationError, TypeError), match="encoder must have encode_queries"):
         Qwen3NodeParser(encoder="tiny")
     with pytest.raises(ValidationError, match="Field is frozen"):
-        Qwen3NodeParser(model="tiny").chunk_size = 64
+        Qwen3NodeParser(model="tiny").revision = "main"
 
 
 def test_another_kind_of_encoder_is_refused():
