@@ -403,3 +403,9 @@ class _NamedKeys(BaseKVStore):
 
     async def adelete(self, key: str, collection: str = DEFAULT_COLLECTION) -> bool:
         return await self.store.adelete(self._key(key), collection)
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _NamedKeys) and self.store is other.store and self._encoder == other._encoder
+
+    def __hash__(self) -> int:
+        return id(self.store)
+

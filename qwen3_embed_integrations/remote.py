@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 import numpy as np
 from tqdm.auto import tqdm
 
+from qwen3_embed_integrations._renamed import explains_names
 from qwen3_embed_integrations.encoder import (
     DEFAULT_MODEL,
     ConfiguredEncoder,
@@ -156,6 +157,7 @@ class RemoteEncoder(ConfiguredEncoder):
 
     settings: RemoteSettings
 
+    @explains_names
     def __init__(
         self,
         base_url: str,
@@ -278,6 +280,10 @@ class RemoteEncoder(ConfiguredEncoder):
         if self._tokenization is None:
             raise FileNotFoundError(f"the tokenizer of {self.model} is not on this machine{self._remedy()}")
         return self._tokenization
+
+    @property
+    def _secret(self) -> object:
+        return self._key
 
     def replaced(self, **changes: Any) -> RemoteEncoder:
         """Make an encoder with the same settings and key but for some.
