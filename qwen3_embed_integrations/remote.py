@@ -297,9 +297,11 @@ class RemoteEncoder(ConfiguredEncoder):
         return type(self)(**{**self.settings.to_dict(), "api_key": self._key, **changes})
 
     def close(self) -> None:
-        """Close the connections; a later use opens new ones."""
+        """Close the connections; a later use opens new ones, and reads a folder's version and tokenizer again."""
         with self._lock:
             held, self._held = self._held, None
+            for name in ("_version", "_tokenization"):
+                self.__dict__.pop(name, None)
         if held is not None:
             held[1].shutdown()
             held[2].close()
