@@ -474,7 +474,7 @@ def test_a_model_that_is_not_here_is_serialised_without_a_fingerprint(tmp_path, 
 def test_files_that_change_under_an_embedding_are_told_by_name(rewritten):
     folder, rewrite = rewritten
     embedding = Qwen3Embedding(model=str(folder), dtype="float32")
-    embedding.get_text_embedding("x")
+    embedding.encoder.encode_documents(["x"])
     rewrite()
     with pytest.raises(FilesChangedError, match="close it or make a new one"):
         ingested(embedding, IngestionCache())
