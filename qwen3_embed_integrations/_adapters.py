@@ -3,11 +3,23 @@
 from __future__ import annotations
 
 import os
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, Field, SecretStr, ValidationInfo, field_serializer, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    ValidationInfo,
+    field_serializer,
+    model_validator,
+)
+from pydantic_core import InitErrorDetails, PydanticCustomError
 from typing_extensions import Self
 
+from qwen3_embed_integrations._renamed import advice_on, explains_names
 from qwen3_embed_integrations.encoder import (
     DEFAULT_MODEL,
     Encoder,
@@ -16,9 +28,13 @@ from qwen3_embed_integrations.encoder import (
     Quantization,
     Qwen3Encoder,
 )
+from qwen3_embed_integrations.endpoint import checked_url
 from qwen3_embed_integrations.long_text import LEAST_TOKENS
 from qwen3_embed_integrations.matryoshka import as_integer
 from qwen3_embed_integrations.remote import RemoteEncoder, RemoteSettings
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 SETTINGS = tuple(EncoderSettings.__dataclass_fields__)
 REMOTE_SETTINGS = tuple(name for name in SETTINGS if name in RemoteSettings.__dataclass_fields__)
@@ -49,12 +65,24 @@ Size = Annotated[int, BeforeValidator(_as_number)]
 Dtype = Annotated[str, BeforeValidator(_as_dtype)]
 
 
+def _without_inputs(error: ValidationError, known: Iterable[str]) -> ValidationError:
+    """Make pydantic's error anew: without what was given, which may be a secret, and with help for unknown names."""
+    details = []
+    for one in error.errors(include_url=False, include_context=False, include_input=False):
+        advice = advice_on(str(one["loc"][-1]), known) if one["type"] == "extra_forbidden" else ""
+        kind = PydanticCustomError(one["type"], one["msg"] + advice)
+        details.append(InitErrorDetails(type=kind, loc=one["loc"], input=None))
+    return ValidationError.from_exception_data(error.title, details, hide_input=True)
+
+
 class TokenizerFields(BaseModel):
     """Takes either an encoder or the settings to make one; `Qwen3Encoder` documents the settings.
 
     These are the settings that its tokenizer depends on. They can't be assigned to afterwards, since the encoder is
     made from them once.
     """
+
+    model_config = ConfigDict(hide_input_in_errors=True)
 
     encoder: Any = Field(default=None, frozen=True, repr=False, description="An encoder to use, instead of settings.")
     model: Location = Field(default=DEFAULT_MODEL, frozen=True, description="Short name, hub id or folder.")
@@ -63,12 +91,33 @@ class TokenizerFields(BaseModel):
     local_files_only: bool = Field(default=False, frozen=True, strict=True, description="Never ask the network.")
     token: SecretStr | None = Field(default=None, frozen=True, exclude=True, description="Access token of the hub.")
 
+    @explains_names
     def __init__(self, **data: Any) -> None:
-        # Before pydantic sees them: its errors show what they were given.
-        for name in ("token", "api_key"):
-            if isinstance(data.get(name), str):
-                data[name] = SecretStr(data[name])
-        super().__init__(**data)
+        try:
+            super().__init__(**data)
+            return
+        except ValidationError as raised:
+            error = _without_inputs(raised, type(self).model_fields)
+        # Out here, so that the error does not carry the one with the inputs as its context.
+        raise error
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        try:
+            super().__setattr__(name, value)
+            return
+        except ValidationError as raised:
+            error = _without_inputs(raised, type(self).model_fields)
+        raise error
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, TokenizerFields):
+            return NotImplemented
+        return type(self) is type(other) and self._compared() == other._compared()
+
+    def _compared(self) -> tuple[Any, ...]:
+        # LlamaIndex gives each a manager of its own, which equals no other.
+        handlers = getattr(self.__dict__.get("callback_manager"), "handlers", None)
+        return {**self.__dict__, "callback_manager": handlers}, self.__pydantic_private__
 
     @model_validator(mode="before")
     @classmethod
@@ -107,8 +156,13 @@ class TokenizerFields(BaseModel):
             The copy.
 
         Raises:
-            ValueError: settings are updated that the encoder does not have, or it is not one of this package.
+            ValueError: settings are updated that the encoder does not have, or it is not one of this package; or a
+                name is unknown.
         """
+        known = type(self).model_fields
+        unknown = [f"{name}{advice_on(name, known)}" for name in update or {} if name not in known]
+        if unknown:
+            raise ValueError(f"{type(self).__name__} has no setting {', '.join(unknown)}")
         copied = super().model_copy(update=update, deep=deep)
         changes = {name: value for name, value in (update or {}).items() if name in (*SETTINGS, "base_url")}
         if changes:
@@ -210,6 +264,9 @@ def adopted_settings(encoder: Any, given: dict[str, Any]) -> dict[str, Any]:
         settings = encoder.settings.to_dict()
     else:
         settings = {"model": getattr(encoder, "model", type(encoder).__name__)}
+    if given.get("base_url") is not None:
+        # First, since the next message shows it.
+        checked_url(given["base_url"])
     defaults = {**EncoderSettings().to_dict(), "base_url": None}
     for name in defaults:
         allowed = (settings[name], defaults[name]) if name in settings else (defaults[name],)

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 
+from qwen3_embed_integrations._renamed import explains_names
 from qwen3_embed_integrations.engine.model_files import SENTENCE_TRANSFORMERS
 from qwen3_embed_integrations.engine.source import ModelSource, locate
 from qwen3_embed_integrations.instructions import (
@@ -285,7 +286,10 @@ class EncoderSettings:
 
 
 class ConfiguredEncoder(BaseEncoder):
-    """An encoder that its settings tell all of: it pickles as them, and a copy is the encoder itself."""
+    """An encoder that its settings tell all of: it pickles as them, and a copy is the encoder itself.
+
+    Two of one class are equal if their settings are, their token or key included.
+    """
 
     settings: Any
 
@@ -372,6 +376,19 @@ class ConfiguredEncoder(BaseEncoder):
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    @property
+    @abstractmethod
+    def _secret(self) -> object:
+        """The token or key, which the settings leave out."""
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, ConfiguredEncoder) or type(self) is not type(other):
+            return NotImplemented
+        return bool(self.settings == other.settings and self._secret == other._secret)
+
+    def __hash__(self) -> int:
+        return hash((type(self), self.settings.model))
+
     def __copy__(self) -> Self:
         return self
 
@@ -438,6 +455,7 @@ class Qwen3Encoder(ConfiguredEncoder):
 
     settings: EncoderSettings
 
+    @explains_names
     def __init__(
         self,
         model: str | os.PathLike[str] = DEFAULT_MODEL,
@@ -564,6 +582,10 @@ class Qwen3Encoder(ConfiguredEncoder):
 
     def _needed_tokenization(self) -> Tokenization:
         return self._tokenization()
+
+    @property
+    def _secret(self) -> object:
+        return self._source.token
 
     def replaced(self, **changes: Any) -> Qwen3Encoder:
         """Make an encoder with the same settings and token but for some.

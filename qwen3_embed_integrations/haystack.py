@@ -1,11 +1,12 @@
 """Qwen3-Embedding for Haystack."""
 
 # Without postponed annotations: older releases of Haystack compare the types of a run's inputs as they stand.
+import inspect
 from contextlib import suppress
 from copy import deepcopy
 from dataclasses import replace
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 try:
     from haystack import Document, component, default_from_dict, default_to_dict, logging
@@ -25,6 +26,7 @@ from qwen3_embed_integrations._adapters import (
     made_encoder,
     splitting_encoder,
 )
+from qwen3_embed_integrations._renamed import explains_names
 from qwen3_embed_integrations.encoder import DEFAULT_MODEL, Encoder, LongText, Quantization, Qwen3Encoder
 from qwen3_embed_integrations.long_text import visible
 from qwen3_embed_integrations.remote import RemoteEncoder
@@ -52,6 +54,29 @@ class _Component:
 
     encoder: Encoder
     token: Secret | None
+    __signature__: ClassVar[inspect.Signature]
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        # Haystack's metaclass hides it from inspect.signature and help.
+        signature = inspect.signature(cls.__init__)
+        cls.__signature__ = signature.replace(parameters=list(signature.parameters.values())[1:])
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, _Component) or type(self) is not type(other):
+            return NotImplemented
+        # A pipeline finds a component's name by comparing, and may hold several that are set alike.
+        owner = getattr(self, "__haystack_added_to_pipeline__", None)
+        if owner is not None and owner is getattr(other, "__haystack_added_to_pipeline__", None):
+            return self is other
+        return self._compared() == other._compared()
+
+    def __hash__(self) -> int:
+        return hash(type(self))
+
+    def _compared(self) -> dict[str, Any]:
+        hidden = ("__haystack", "_from_settings")
+        return {name: value for name, value in vars(self).items() if not name.startswith(hidden)}
 
     def close(self) -> None:
         """Let go of the model, or of connections; a later run loads or opens them again."""
@@ -110,6 +135,7 @@ class _Embedder(_Component):
 
     api_key: Secret | None
 
+    @explains_names
     def __init__(
         self,
         model: str = DEFAULT_MODEL,
@@ -212,6 +238,8 @@ class _Embedder(_Component):
         self.__dict__.update(state)
         if isinstance(self.encoder, RemoteEncoder) and self.api_key is not None:
             self.encoder = self.encoder.replaced(api_key=self.api_key.resolve_value())
+        elif isinstance(self.encoder, Qwen3Encoder) and self._from_settings and self.token is not None:
+            self.encoder = self.encoder.replaced(token=self.token.resolve_value())
 
     def _init_parameters(self) -> dict[str, Any]:
         if isinstance(self.encoder, RemoteEncoder):
@@ -291,24 +319,86 @@ class Qwen3DocumentEmbedder(_Embedder):
         256
     """
 
+    @explains_names
     def __init__(
         self,
         model: str = DEFAULT_MODEL,
         *,
+        encoder: Encoder | None = None,
+        dimensions: int | None = None,
+        query_instruction: str | None = None,
+        document_instruction: str | None = None,
+        max_tokens: int | None = None,
+        long_text: LongText = "truncate",
+        device: ComponentDevice | list[ComponentDevice] | None = None,
+        device_map: str | dict[str, Any] | None = None,
+        dtype: str = "auto",
+        quantization: Quantization | None = None,
+        batch_tokens: int | None = None,
+        revision: str | None = None,
+        cache_folder: str | None = None,
+        local_files_only: bool = False,
+        token: Secret | None = _TOKEN,
+        base_url: str | None = None,
+        api_key: Secret | None = None,
+        progress_bar: bool = True,
         meta_fields_to_embed: list[str] | None = None,
         embedding_separator: str = "\n",
-        **settings: Any,
     ) -> None:
         """Store the settings; nothing is loaded before the first use.
 
         Args:
-            model: as for `Qwen3TextEmbedder`.
+            model: "tiny", "0.6B", "4B" or "8B"; a hub id; or a folder with a model's files.
+            encoder: an encoder to use, instead of the settings that make one.
+            dimensions: components of the vectors, 32 to the model's own; None for those that it was saved with.
+            query_instruction: a name in `INSTRUCTIONS`, a task sentence in English, a whole prompt, or "" for none;
+                None for the prompt that the model was saved with, or "web_search" where it has none.
+            document_instruction: the same for documents; None for the saved prompt, or for bare documents.
+            max_tokens: tokens of a text to read at most; None for what the model was saved with, or its context.
+            long_text: what to do with a longer text: "truncate" or "error".
+            device: where to run, several for a replica on each; None for CUDA, then MPS, then the CPU.
+            device_map: instead, where the parts of a model go that one device cannot hold: transformers' own.
+            dtype: type of the weights: "auto", "float32", "bfloat16" or "float16".
+            quantization: "int8" for 8-bit linear layers on a CPU; None for none.
+            batch_tokens: tokens to run at once; None for the device's default.
+            revision: branch, tag or commit on the hub.
+            cache_folder: where the hub's files are kept.
+            local_files_only: never ask the network.
+            token: access token of the hub for private models.
+            base_url: where the server is, for a model that runs on one: see `RemoteEncoder`. Settings that have no
+                effect there are refused.
+            api_key: the server's key; None for the environment variables that `RemoteEncoder` reads.
+            progress_bar: whether to draw a progress bar.
             meta_fields_to_embed: names of the meta fields to put before a document's content.
             embedding_separator: what stands between meta fields and content.
-            **settings: as for `Qwen3TextEmbedder`.
+
+        Raises:
+            TypeError: a setting has the wrong type, or encoder is no encoder.
+            ValueError: a setting is out of range or unknown.
         """
         # @component makes the class anew, which breaks super() without arguments.
-        _Embedder.__init__(self, model, **settings)
+        _Embedder.__init__(
+            self,
+            model,
+            encoder=encoder,
+            dimensions=dimensions,
+            query_instruction=query_instruction,
+            document_instruction=document_instruction,
+            max_tokens=max_tokens,
+            long_text=long_text,
+            device=device,
+            device_map=device_map,
+            dtype=dtype,
+            quantization=quantization,
+            batch_tokens=batch_tokens,
+            revision=revision,
+            cache_folder=cache_folder,
+            local_files_only=local_files_only,
+            token=token,
+            base_url=base_url,
+            api_key=api_key,
+            progress_bar=progress_bar,
+        )
         if isinstance(meta_fields_to_embed, str):
             raise TypeError(
                 f"meta_fields_to_embed must be a list of names, got {meta_fields_to_embed!r}: put it in a list"
@@ -389,6 +479,7 @@ class Qwen3DocumentSplitter(_Component):
 
     encoder: Qwen3Encoder
 
+    @explains_names
     def __init__(
         self,
         model: str = DEFAULT_MODEL,

@@ -18,6 +18,7 @@ except ImportError as error:
 from pydantic import ConfigDict, SecretStr
 
 from qwen3_embed_integrations._adapters import CHUNK_TOKENS, EncoderFields, checked_sizes, splitting_encoder
+from qwen3_embed_integrations._renamed import explains_names
 from qwen3_embed_integrations.encoder import DEFAULT_MODEL, Qwen3Encoder, as_texts
 from qwen3_embed_integrations.long_text import visible
 
@@ -132,6 +133,7 @@ class Qwen3TextSplitter(TextSplitter):
         True
     """
 
+    @explains_names
     def __init__(
         self,
         model: str | os.PathLike[str] = DEFAULT_MODEL,

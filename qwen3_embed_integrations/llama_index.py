@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from contextlib import contextmanager
 from contextvars import ContextVar
 from inspect import unwrap
@@ -19,7 +20,16 @@ except ImportError as error:
     raise ImportError(
         "the LlamaIndex adapters need llama-index-core: pip install 'qwen3-embed-integrations[llama-index]'"
     ) from error
-from pydantic import ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    ConfigDict,
+    Field,
+    SerializationInfo,
+    SerializerFunctionWrapHandler,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
+from pydantic_core import PydanticSerializationError
 from typing_extensions import Self
 
 from qwen3_embed_integrations._adapters import (
@@ -32,6 +42,7 @@ from qwen3_embed_integrations._adapters import (
     splitting_encoder,
 )
 from qwen3_embed_integrations.encoder import DEFAULT_MODEL, as_texts
+from qwen3_embed_integrations.endpoint import EndpointError
 from qwen3_embed_integrations.long_text import LEAST_TOKENS, visible
 
 if TYPE_CHECKING:
@@ -42,7 +53,12 @@ if TYPE_CHECKING:
     from qwen3_embed_integrations.encoder import Encoder
     from qwen3_embed_integrations.long_text import Span
 
+logger = logging.getLogger(__name__)
+
 _embedding_query: ContextVar[bool] = ContextVar("embedding_query", default=False)
+
+# Settings of an encoder that change a document's vector, or whether it is refused, and that no fingerprint names.
+_BESIDE_FINGERPRINT = ("long_text", "quantization", "base_url", "served_model_name")
 
 
 class Qwen3Embedding(EncoderFields, BaseEmbedding):
@@ -51,7 +67,9 @@ class Qwen3Embedding(EncoderFields, BaseEmbedding):
     The settings are those of `Qwen3Encoder`; an `encoder` can be given in their place. With `base_url` the model runs
     on a server (see `RemoteEncoder`), whose key is `api_key`, or else in the environment. LlamaIndex's `model_name` is
     taken for `model`. Keys in an `embeddings_cache` carry the encoder's fingerprint, and queries' keys their
-    instruction as well, so that a cache can be shared by embeddings of different models or dimensions.
+    instruction as well, so that a cache can be shared by embeddings of different models or dimensions. An
+    `IngestionPipeline` finds in its cache what an embedding of the same fingerprint, and of the same `long_text`,
+    `quantization` and server, embedded before.
 
     Example:
         >>> from llama_index.core import Document, VectorStoreIndex
@@ -99,6 +117,68 @@ class Qwen3Embedding(EncoderFields, BaseEmbedding):
     def class_name(cls) -> str:
         """Give the name under which LlamaIndex serialises it."""
         return "Qwen3Embedding"
+
+    def to_dict(self, **kwargs: Any) -> dict[str, Any]:
+        """Serialise it, with the encoder's fingerprint.
+
+        Args:
+            **kwargs: as in pydantic's `model_dump`.
+
+        Returns:
+            All that `from_dict` makes an equal embedding from. Written as a string, which is how LlamaIndex looks it up
+            in an ingestion cache, it is only what changes a document's vector.
+
+        Raises:
+            FilesChangedError: the model's folder was written anew while this embedding used it.
+        """
+        try:
+            data = super().to_dict(**kwargs)
+        except PydanticSerializationError as error:
+            raise error.__cause__ or error from None
+        if data["fingerprint"] is None:
+            return data
+        settings = getattr(self.encoder, "settings", None)
+        changes_vectors = {name: getattr(settings, name, None) for name in _BESIDE_FINGERPRINT}
+        # The fingerprint, the name of the class, and what a derived class adds.
+        changes_vectors |= {name: value for name, value in data.items() if name not in Qwen3Embedding.model_fields}
+        return _Serialized(data, f"embedding with {changes_vectors}")
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any], **kwargs: Any) -> Self:
+        """Make an embedding from its serialised form.
+
+        Args:
+            data: what `to_dict` gave. Its fingerprint is not compared, for which the weights would have to be read:
+                if they changed since then, the new embedding has another.
+            **kwargs: settings to use instead.
+
+        Returns:
+            The embedding.
+        """
+        return super().from_dict({name: value for name, value in data.items() if name != "fingerprint"}, **kwargs)
+
+    @model_serializer(mode="wrap")
+    def custom_model_dump(self, handler: SerializerFunctionWrapHandler, info: SerializationInfo) -> dict[str, Any]:
+        """Write what LlamaIndex writes, and the fingerprint, also inside of other components.
+
+        Args:
+            handler: pydantic's own.
+            info: as in pydantic.
+
+        Returns:
+            The fields, the fingerprint and the name of the class.
+        """
+        return {**handler(self), "fingerprint": self._fingerprint(), "class_name": self.class_name()}
+
+    def _fingerprint(self) -> str | None:
+        try:
+            fingerprint: str = self.encoder.fingerprint
+        except (OSError, EndpointError) as error:
+            logger.warning(
+                "%s is serialised without a fingerprint, which would name its weights: %s", self.model, error
+            )
+            return None
+        return fingerprint
 
     def get_query_embedding(self, query: str) -> list[float]:
         """Embed a query with the query instruction.
@@ -482,6 +562,22 @@ def _for_query() -> Iterator[None]:
         _embedding_query.reset(token)
 
 
+class _Serialized(dict[str, Any]):
+    """A serialised form that is written as a string of its own.
+
+    Args:
+        data: the form.
+        text: what `str` gives for it.
+    """
+
+    def __init__(self, data: dict[str, Any], text: str) -> None:
+        super().__init__(data)
+        self._text = text
+
+    def __str__(self) -> str:
+        return self._text
+
+
 class _NamedKeys(BaseKVStore):
     """A key-value store in which each key carries what its vector depends on.
 
@@ -493,6 +589,12 @@ class _NamedKeys(BaseKVStore):
     def __init__(self, store: BaseKVStore, encoder: Encoder) -> None:
         self.store = store
         self._encoder = encoder
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _NamedKeys) and self.store is other.store and self._encoder == other._encoder
+
+    def __hash__(self) -> int:
+        return id(self.store)
 
     def _key(self, key: str) -> str:
         if not _embedding_query.get():

@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 import numpy as np
 from tqdm.auto import tqdm
 
+from qwen3_embed_integrations._renamed import explains_names
 from qwen3_embed_integrations.encoder import (
     DEFAULT_MODEL,
     ConfiguredEncoder,
@@ -156,6 +157,7 @@ class RemoteEncoder(ConfiguredEncoder):
 
     settings: RemoteSettings
 
+    @explains_names
     def __init__(
         self,
         base_url: str,
@@ -279,6 +281,10 @@ class RemoteEncoder(ConfiguredEncoder):
             raise FileNotFoundError(f"the tokenizer of {self.model} is not on this machine{self._remedy()}")
         return self._tokenization
 
+    @property
+    def _secret(self) -> object:
+        return self._key
+
     def replaced(self, **changes: Any) -> RemoteEncoder:
         """Make an encoder with the same settings and key but for some.
 
@@ -291,9 +297,11 @@ class RemoteEncoder(ConfiguredEncoder):
         return type(self)(**{**self.settings.to_dict(), "api_key": self._key, **changes})
 
     def close(self) -> None:
-        """Close the connections; a later use opens new ones."""
+        """Close the connections; a later use opens new ones, and reads a folder's version and tokenizer again."""
         with self._lock:
             held, self._held = self._held, None
+            for name in ("_version", "_tokenization"):
+                self.__dict__.pop(name, None)
         if held is not None:
             held[1].shutdown()
             held[2].close()

@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import json
 import pickle
+import shutil
 
 import numpy as np
 import pytest
 from llama_index.core import Document, Settings, StorageContext, VectorStoreIndex, load_index_from_storage
 from llama_index.core.callbacks import CallbackManager, CBEventType, EventPayload, LlamaDebugHandler
-from llama_index.core.ingestion import IngestionPipeline
+from llama_index.core.ingestion import IngestionCache, IngestionPipeline
 from llama_index.core.instrumentation import get_dispatcher
 from llama_index.core.instrumentation.event_handlers import BaseEventHandler
 from llama_index.core.instrumentation.events.embedding import EmbeddingEndEvent
 from llama_index.core.instrumentation.span_handlers import NullSpanHandler
-from llama_index.core.node_parser import SentenceSplitter
+from llama_index.core.node_parser import SemanticSplitterNodeParser, SentenceSplitter
 from llama_index.core.schema import TextNode
 from llama_index.core.storage.kvstore import SimpleKVStore
 from pydantic import ValidationError
 
 from qwen3_embed_integrations import Qwen3Encoder
 from qwen3_embed_integrations.encoder import BaseEncoder
+from qwen3_embed_integrations.engine.source import FilesChangedError
 from qwen3_embed_integrations.llama_index import Qwen3Embedding
 from tests.conftest import as_query, cosines
 
@@ -283,3 +285,198 @@ def test_the_cache_is_really_used():
         embedding.get_query_embedding("x")
         embedding.get_text_embedding("x")
     assert encoder.calls == [1, 1]
+
+
+def ingested(embedding, cache):
+    """The vectors that a pipeline gives, and how many texts were embedded for them."""
+    before = embedding.encoder.usage.texts
+    pipeline = IngestionPipeline(transformations=[embedding], cache=cache)
+    nodes = pipeline.run(nodes=[TextNode(text=text) for text in TEXTS])
+    return [node.embedding for node in nodes], embedding.encoder.usage.texts - before
+
+
+@pytest.fixture
+def rewritten(model_folder, other_folder, tmp_path):
+    """A folder with a model, and a function that writes other weights there."""
+    folder = tmp_path / "model"
+    shutil.copytree(model_folder, folder)
+    return folder, lambda: shutil.copytree(other_folder, folder, dirs_exist_ok=True)
+
+
+def test_an_ingestion_cache_does_not_outlive_the_weights(rewritten):
+    folder, rewrite = rewritten
+    cache, settings = IngestionCache(), {"model": str(folder), "dtype": "float32"}
+    first = Qwen3Embedding(**settings)
+    old, _ = ingested(first, cache)
+    assert ingested(Qwen3Embedding(**settings), cache) == (old, 0)
+    rewrite()
+    second = Qwen3Embedding(**settings)
+    new, embedded = ingested(second, cache)
+    assert embedded == 3
+    assert new == second.encoder.encode_documents(TEXTS).tolist()
+    assert cosines(old, new).max() < 0.9
+    # The one that was there before is that of the new weights once it is closed.
+    first.encoder.close()
+    assert ingested(first, cache) == (new, 0)
+    assert first.get_text_embedding_batch(TEXTS) == new
+
+
+async def test_nor_does_it_in_an_async_pipeline_or_inside_of_another_component(rewritten):
+    folder, rewrite = rewritten
+    cache, embedded = IngestionCache(), []
+    for _ in range(3):
+        embedding = Qwen3Embedding(model=str(folder), dtype="float32")
+        splitter = SemanticSplitterNodeParser(
+            embed_model=embedding, sentence_splitter=lambda text: text.splitlines(keepends=True)
+        )
+        documents = [Document(text="\n".join(TEXTS), doc_id="1")]
+        await IngestionPipeline(transformations=[splitter], cache=cache).arun(documents=documents)
+        splitting = embedding.encoder.usage.texts
+        await IngestionPipeline(transformations=[embedding], cache=cache).arun(nodes=[TextNode(text="x")])
+        embedded.append((splitting, embedding.encoder.usage.texts - splitting))
+        if len(embedded) == 2:
+            rewrite()
+    assert embedded == [(3, 1), (0, 0), (3, 1)]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"show_progress": True},
+        {"query_instruction": "legal"},
+        {"query_instruction": ""},
+        {"embed_batch_size": 1},
+        {"num_workers": 2},
+        {"callback_manager": CallbackManager([LlamaDebugHandler(print_trace_on_end=False)])},
+        {"batch_tokens": 16},
+        {"device": None},
+        {"dtype": "bfloat16"},
+        {"cache_folder": "/tmp/elsewhere"},
+        {"local_files_only": True},
+        {"token": "hf_x"},
+        {"embeddings_cache": SimpleKVStore()},
+        {"dimensions": 64},
+        {"document_instruction": ""},
+        {"max_tokens": 8192},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_what_changes_no_vector_is_found_in_an_ingestion_cache(settings, change):
+    cache = IngestionCache()
+    vectors, _ = ingested(Qwen3Embedding(**settings), cache)
+    assert ingested(Qwen3Embedding(**{**settings, **change}), cache) == (vectors, 0)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"dimensions": 32},
+        {"document_instruction": "legal"},
+        {"max_tokens": 100},
+        {"long_text": "chunk"},
+        {"long_text": "error"},
+        {"quantization": "int8"},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_what_changes_a_vector_is_embedded_anew(settings, change):
+    cache = IngestionCache()
+    ingested(Qwen3Embedding(**settings), cache)
+    changed = Qwen3Embedding(**{**settings, **change})
+    assert ingested(changed, cache)[1] == 3
+
+
+def test_a_text_that_is_refused_is_not_found_in_an_ingestion_cache(settings):
+    cache, nodes = IngestionCache(), [TextNode(text="x" * 100)]
+    with pytest.warns(UserWarning, match="was cut"):
+        IngestionPipeline(transformations=[Qwen3Embedding(**settings, max_tokens=8)], cache=cache).run(nodes=nodes)
+    refusing = Qwen3Embedding(**settings, max_tokens=8, long_text="error")
+    with pytest.raises(ValueError, match="more than max_tokens=8"):
+        IngestionPipeline(transformations=[refusing], cache=cache).run(nodes=nodes)
+
+
+class Marked(Qwen3Embedding):
+    """What users derive, with a setting of their own that changes vectors."""
+
+    mark: str = ""
+
+    def _get_text_embeddings(self, texts):
+        return super()._get_text_embeddings([self.mark + text for text in texts])
+
+
+def test_a_derived_class_is_cached_with_its_own_settings(settings):
+    cache = IngestionCache()
+    ingested(Marked(**settings, mark="a"), cache)
+    assert ingested(Marked(**settings, mark="a"), cache)[1] == 0
+    assert ingested(Marked(**settings, mark="b"), cache)[1] == 3
+
+
+def test_a_loader_restores_all_that_was_set(settings):
+    embedding = Qwen3Embedding(
+        **settings,
+        dimensions=48,
+        query_instruction="legal",
+        document_instruction="Find it",
+        max_tokens=100,
+        long_text="error",
+        batch_tokens=64,
+        cache_folder="/tmp/cache",
+        local_files_only=True,
+        show_progress=True,
+        embed_batch_size=7,
+        num_workers=2,
+    )
+    data = embedding.to_dict()
+    assert data["fingerprint"] == embedding.encoder.fingerprint
+    forms = [
+        data,
+        dict(data),
+        json.loads(json.dumps(data)),
+        json.loads(embedding.to_json()),
+        pickle.loads(pickle.dumps(data)),
+    ]
+    for form in forms:
+        again = Qwen3Embedding.from_dict(form)
+        assert again == embedding
+        assert again.encoder.settings == embedding.encoder.settings
+        assert again.query_instruction == "legal"
+        assert again.get_query_embedding("x") == embedding.get_query_embedding("x")
+    assert Qwen3Embedding.from_json(embedding.to_json()) == embedding
+    assert Qwen3Embedding.from_dict(data, dimensions=32).dimensions == 32
+
+
+def test_a_form_that_was_saved_with_other_weights_makes_an_embedding_of_those_that_are_there(rewritten):
+    folder, rewrite = rewritten
+    saved = Qwen3Embedding(model=str(folder), dtype="float32").to_dict()
+    rewrite()
+    loaded = Qwen3Embedding.from_dict(saved)
+    assert loaded.to_dict()["fingerprint"] == loaded.encoder.fingerprint != saved["fingerprint"]
+
+
+def test_a_model_that_is_not_here_is_serialised_without_a_fingerprint(tmp_path, rewritten, caplog):
+    folder, _ = rewritten
+    hub = {"model": "nobody/nothing", "cache_folder": str(tmp_path), "local_files_only": True}
+    missing, gone = Qwen3Embedding(**hub), Qwen3Embedding(model=str(folder))
+    aside = folder.rename(tmp_path / "aside")
+    for embedding in (missing, gone):
+        caplog.clear()
+        data = json.loads(embedding.to_json())
+        assert data["fingerprint"] is None
+        [record] = caplog.records
+        assert f"{embedding.model} is serialised without a fingerprint" in record.getMessage()
+    assert Qwen3Embedding.from_dict(missing.to_dict()) == missing
+    with pytest.raises(FileNotFoundError, match="nobody/nothing"):
+        ingested(missing, IngestionCache())
+    aside.rename(folder)
+    assert gone.to_dict()["fingerprint"] == gone.encoder.fingerprint
+
+
+def test_files_that_change_under_an_embedding_are_told_by_name(rewritten):
+    folder, rewrite = rewritten
+    embedding = Qwen3Embedding(model=str(folder), dtype="float32")
+    embedding.encoder.encode_documents(["x"])
+    rewrite()
+    with pytest.raises(FilesChangedError, match="close it or make a new one"):
+        ingested(embedding, IngestionCache())
+    embedding.encoder.close()
+    assert ingested(embedding, IngestionCache())[1] == 3

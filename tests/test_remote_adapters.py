@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import pickle
+import shutil
 from copy import deepcopy
+from socket import socket
 
 import pytest
 from haystack import Document, Pipeline
@@ -199,6 +201,44 @@ def test_an_ingestion_pipeline_embeds_through_a_server(settings, expected):
     )
     nodes = pipeline.run(nodes=[TextNode(text=text) for text in TEXTS[:2]])
     assert cosines([node.embedding for node in nodes], expected[1][:2]).min() >= 0.99999
+
+
+def test_an_ingestion_cache_knows_the_server_and_a_folder_that_was_rewritten(
+    server, model_folder, other_folder, tmp_path
+):
+    folder, cache = tmp_path / "model", IngestionCache()
+    shutil.copytree(model_folder, folder)
+
+    def embedded(**settings):
+        encoder = settings.pop("encoder", None) or RemoteEncoder(server.url, model=folder, api_key=KEY, **settings)
+        before = encoder.usage.texts
+        IngestionPipeline(transformations=[Qwen3Embedding(encoder=encoder)], cache=cache).run(
+            nodes=[TextNode(text="x")]
+        )
+        return encoder.usage.texts - before
+
+    assert embedded(served_model_name="a") == 1
+    same = {"batch_size": 3, "batch_tokens": 50, "concurrency": 2, "max_retries": 1, "timeout": 20, "max_tokens": 90}
+    assert embedded(served_model_name="a", query_instruction="legal", **same) == 0
+    assert embedded(served_model_name="b") == 1
+    kept = RemoteEncoder(server.url, model=folder, api_key=KEY, served_model_name="b")
+    assert embedded(encoder=kept) == 0
+    shutil.copytree(other_folder, folder, dirs_exist_ok=True)
+    kept.close()
+    assert embedded(encoder=kept) == 1
+    assert embedded(served_model_name="a") == 1
+
+
+def test_a_server_that_is_down_keeps_nobody_from_serialising(caplog):
+    with socket() as nobody:
+        # Bound, so that nobody else listens there.
+        nobody.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{nobody.getsockname()[1]}/v1"
+        embedding = Qwen3Embedding(encoder=RemoteEncoder(url, model="text-embedding-v4", max_retries=0))
+        data = embedding.to_dict()
+    assert data["fingerprint"] is None
+    assert "text-embedding-v4 is serialised without a fingerprint" in caplog.text
+    assert Qwen3Embedding.from_dict(data) == embedding
 
 
 def test_an_index_made_here_is_searched_through_a_server(settings, model_folder, tmp_path, monkeypatch):
