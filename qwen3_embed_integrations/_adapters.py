@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Annotated, Any
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any
 
 from pydantic import (
     BaseModel,
@@ -32,9 +33,6 @@ from qwen3_embed_integrations.endpoint import checked_url
 from qwen3_embed_integrations.long_text import LEAST_TOKENS
 from qwen3_embed_integrations.matryoshka import as_integer
 from qwen3_embed_integrations.remote import RemoteEncoder, RemoteSettings
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
 
 SETTINGS = tuple(EncoderSettings.__dataclass_fields__)
 REMOTE_SETTINGS = tuple(name for name in SETTINGS if name in RemoteSettings.__dataclass_fields__)
@@ -324,3 +322,27 @@ def checked_sizes(**sizes: Any) -> tuple[int, int]:
     if not 0 <= overlap <= size // 2:
         raise ValueError(f"{overlap_name} must be between 0 and {size // 2}, half of {name}, got {overlap}")
     return size, overlap
+
+
+def as_metadatas(metadatas: Any) -> list[dict[Any, Any]]:
+    """Check the metadata of texts.
+
+    Args:
+        metadatas: one dictionary per text.
+
+    Returns:
+        The dictionaries as a list.
+
+    Raises:
+        TypeError: it is no collection of dictionaries.
+    """
+    if isinstance(metadatas, (str, Mapping)) or not isinstance(metadatas, Iterable):
+        raise TypeError(f"metadatas must be a list of dictionaries, one per text, got {type(metadatas).__name__}")
+    result = list(metadatas)
+    for index, metadata in enumerate(result):
+        if not isinstance(metadata, dict):
+            raise TypeError(
+                f"the metadata at index {index} must be a dictionary, {{}} for none, got {metadata!r:.80} "
+                f"({type(metadata).__name__})"
+            )
+    return result

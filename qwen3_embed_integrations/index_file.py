@@ -10,17 +10,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
+import numpy as np
+
 from qwen3_embed_integrations.matryoshka import import_faiss
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     import faiss
+    from numpy.typing import NDArray
 
     from qwen3_embed_integrations.encoder import Encoder
 
 SUFFIX = ".fingerprint.json"
 _PIECE = 2**20
+_ROWS = 65_536
+# Of inner products in float32.
+_ROUNDING = 1e-5
 
 
 class FingerprintError(ValueError):
@@ -44,6 +50,18 @@ class Saved:
     sha256: str
     fingerprint: str
     documents: str | None = None
+
+
+@dataclass(frozen=True)
+class Checked(Saved):
+    """What `check_index` found.
+
+    Attributes:
+        recall: recall@10 of the queries that it was given, by score: the share of their results that score no less than
+            the true tenth. None without queries.
+    """
+
+    recall: float | None = None
 
 
 def save_index(index: faiss.Index, path: str | os.PathLike[str], encoder: Encoder) -> None:
@@ -80,21 +98,38 @@ def load_index(path: str | os.PathLike[str], encoder: Encoder) -> faiss.Index:
         DamagedIndexError: the file is not the one that was saved.
     """
     check_index(path, encoder)
-    index: faiss.Index = import_faiss().read_index(os.fspath(path))
+    return read_index(path)
+
+
+def read_index(path: str | os.PathLike[str]) -> faiss.Index:
+    """Read an index file that was checked.
+
+    Args:
+        path: the index file.
+
+    Returns:
+        The index, which is a two-stage index again if it was one.
+    """
+    library = import_faiss()
+    from qwen3_embed_integrations.two_stage import restored
+
+    index: faiss.Index = restored(library.read_index(os.fspath(path)))
     return index
 
 
-def check_index(path: str | os.PathLike[str], encoder: Encoder) -> Saved:
+def check_index(path: str | os.PathLike[str], encoder: Encoder, *, queries: Iterable[str] | None = None) -> Checked:
     """Check an index that `save_index` wrote before a framework's own store reads it.
 
     Args:
         path: the index file.
         encoder: what queries will be made with.
+        queries: some, to measure how much of what an exact search finds the index finds too; this reads all of it.
 
     Returns:
         What is known of the file.
 
     Raises:
+        ImportError: there are queries, and FAISS is not installed.
         FileNotFoundError: there is no such file.
         FingerprintError: it holds vectors of another model, revision, dimension or document instruction.
         DamagedIndexError: the file is not the one that was saved.
@@ -109,7 +144,36 @@ def check_index(path: str | os.PathLike[str], encoder: Encoder) -> Saved:
             f"{str(path)!r} holds vectors of {saved.fingerprint}, which cannot be compared with those of "
             f"{encoder.fingerprint}: open it with the encoder that it was made with, or embed the documents again"
         )
-    return saved
+    recall = None if queries is None else recall_of(read_index(path), encoder.encode_queries(queries))
+    return Checked(**asdict(saved), recall=recall)
+
+
+def recall_of(index: faiss.Index, queries: NDArray[np.float32], k: int = 10) -> float:
+    """Measure an index against an exact search of the same vectors, by score: among equal rows none is more right.
+
+    Args:
+        index: an index of inner products that gives its vectors back.
+        queries: float32 array, shape (n, dimensions), one query or more.
+        k: results per query.
+
+    Returns:
+        The share of the results that score no less than the k-th of the exact search, 0 to 1; 1 of an empty index.
+
+    Raises:
+        ValueError: there are no queries.
+    """
+    if not len(queries):
+        raise ValueError("there are no queries to measure the recall of")
+    k = min(k, index.ntotal)
+    if not k:
+        return 1.0
+    best = np.full((len(queries), k), -np.inf, dtype=np.float32)
+    for start in range(0, index.ntotal, _ROWS):
+        rows = np.arange(start, min(start + _ROWS, index.ntotal), dtype=np.int64)
+        scores = np.concatenate([best, queries @ index.reconstruct_batch(rows).T], axis=1)
+        best = -np.partition(-scores, k - 1, axis=1)[:, :k]
+    found, _ = index.search(queries, k)
+    return float((found >= best.min(axis=1, keepdims=True) - _ROUNDING).mean())
 
 
 def write_index(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
 from copy import deepcopy
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -17,13 +16,20 @@ except ImportError as error:
     ) from error
 from pydantic import ConfigDict, SecretStr
 
-from qwen3_embed_integrations._adapters import CHUNK_TOKENS, EncoderFields, checked_sizes, splitting_encoder
+from qwen3_embed_integrations._adapters import (
+    CHUNK_TOKENS,
+    EncoderFields,
+    as_metadatas,
+    checked_sizes,
+    splitting_encoder,
+)
 from qwen3_embed_integrations._renamed import explains_names
 from qwen3_embed_integrations.encoder import DEFAULT_MODEL, Qwen3Encoder, as_texts
 from qwen3_embed_integrations.long_text import visible
 
 if TYPE_CHECKING:
     import os
+    from collections.abc import Iterable
 
 
 class Qwen3Embeddings(EncoderFields, Embeddings):
@@ -219,7 +225,7 @@ class Qwen3TextSplitter(TextSplitter):
             ValueError: there are more or fewer metadatas than texts.
         """
         texts = as_texts(texts)
-        metadatas = [{}] * len(texts) if metadatas is None else _as_metadatas(metadatas)
+        metadatas = [{}] * len(texts) if metadatas is None else as_metadatas(metadatas)
         if len(metadatas) != len(texts):
             raise ValueError(f"metadatas must be one per text, got {len(metadatas)} for {len(texts)} texts")
         # The base class looks for each chunk in the text, and finds the wrong place where the text repeats itself.
@@ -258,16 +264,3 @@ class Qwen3TextSplitter(TextSplitter):
 
     def _count_tokens(self, text: str) -> int:
         return self.encoder.count_tokens([text])[0]
-
-
-def _as_metadatas(metadatas: Any) -> list[dict[Any, Any]]:
-    if isinstance(metadatas, (str, Mapping)) or not isinstance(metadatas, Iterable):
-        raise TypeError(f"metadatas must be a list of dictionaries, one per text, got {type(metadatas).__name__}")
-    result = list(metadatas)
-    for index, metadata in enumerate(result):
-        if not isinstance(metadata, dict):
-            raise TypeError(
-                f"the metadata at index {index} must be a dictionary, {{}} for none, got {metadata!r:.80} "
-                f"({type(metadata).__name__})"
-            )
-    return result

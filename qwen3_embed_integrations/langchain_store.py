@@ -9,8 +9,13 @@ from __future__ import annotations
 
 import gzip
 import json
+import logging
+import re
 import threading
 import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from copy import deepcopy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
@@ -19,6 +24,7 @@ import numpy as np
 
 try:
     from langchain_core.documents import Document
+    from langchain_core.runnables.config import run_in_executor
     from langchain_core.vectorstores import VectorStore
     from langchain_core.vectorstores.utils import maximal_marginal_relevance
 except ImportError as error:
@@ -26,43 +32,64 @@ except ImportError as error:
         "the LangChain vector store needs langchain-core: pip install 'qwen3-embed-integrations[langchain,faiss]'"
     ) from error
 
+from qwen3_embed_integrations._adapters import as_metadatas
+from qwen3_embed_integrations.encoder import as_texts
 from qwen3_embed_integrations.index_file import (
     DamagedIndexError,
+    FingerprintError,
     check_index,
+    read_index,
     write_atomically,
     write_index,
 )
-from qwen3_embed_integrations.matryoshka import import_faiss, two_stage_index
+from qwen3_embed_integrations.matryoshka import as_integer, truncate, two_stage_index
+from qwen3_embed_integrations.metadata_filter import Columns, compiled, plain
+from qwen3_embed_integrations.vector_rows import VectorRows
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable, Iterator, Sequence
 
     import faiss
     from langchain_core.embeddings import Embeddings
     from numpy.typing import NDArray
     from typing_extensions import Self
 
-    Filter = Callable[[Document], bool] | dict[str, Any]
+    Filter = Callable[[Document], bool] | Mapping[str, Any]
 
-_INDEX = "index.faiss"
+logger = logging.getLogger(__name__)
+
+# What LangChain's indexing and its time-weighted retriever pass to every store.
+_PASSED_WHEN_ADDING = ("batch_size", "current_time")
+# What a retriever's search_kwargs hold for other kinds of search.
+_PASSED_WHEN_SEARCHING = ("score_threshold", "fetch_k")
 
 
 class Qwen3VectorStore(VectorStore):
     """Documents with their vectors in a FAISS index, by default one that searches in two stages.
 
-    Scores are cosines: 1 is the same direction. A deleted or replaced document is never found again, but its vector
-    stays in the index, since a graph cannot let go of one; `delete` without ids empties it. Many threads may use one
-    store.
+    A search finds as many documents as it is asked for, or as there are, best first. Scores are cosines: 1 is the same
+    direction. Few documents, and few that a filter lets through, are all scored; among many a graph finds candidates.
+    A deleted or replaced document is never found again; once more are deleted than are left, the index is built anew.
+    Many threads may use one store.
+
+    A filter is a function from a document to whether it may be found, which is asked about every document, or a
+    dictionary: `{"source": "a.md"}`, `{"source": ["a.md", "b.md"]}`, `{"year": {"$gte": 2020, "$lt": 2024}}`,
+    `{"$or": [{...}, {...}]}`. The operators are $eq, $ne, $gt, $gte, $lt, $lte, $in, $nin, $and, $or and $not; a
+    document without the field passes only $ne, $nin and $not. A list is $in.
+
+    Metadata are kept as plain values that JSON holds: dates and times as ISO 8601, UUIDs, paths and enums as their
+    strings and values, numpy's numbers and arrays as numbers and lists, tuples as lists; others are refused.
 
     Args:
-        embedding: makes the vectors, of unit length; to save the store it has to be one of this package.
-        index: an empty index of inner products for them; None for `two_stage_index` with its defaults.
+        embedding: makes the vectors; to save the store it has to be one of this package, or
+            `CacheBackedEmbeddings` around one.
+        index: an empty index of inner products for them, of which each vector can be read back; None for
+            `two_stage_index` with its defaults.
 
     Raises:
         ImportError: FAISS is not installed.
         TypeError: there is no index, and embedding is none of this package, which would know its dimensions.
-        ValueError: the index is not empty, or its scores are not inner products.
+        ValueError: the index is not empty, its scores are not inner products, or it gives no vector back.
 
     Example:
         >>> from qwen3_embed_integrations.langchain import Qwen3Embeddings
@@ -74,18 +101,44 @@ class Qwen3VectorStore(VectorStore):
     """
 
     def __init__(self, embedding: Embeddings, index: faiss.Index | None = None) -> None:
-        if index is None:
-            index = two_stage_index(_encoder_of(embedding).dimensions)
-        if index.ntotal:
-            raise ValueError(f"the index must be empty, but has {index.ntotal} vectors: load_local opens a saved store")
-        if index.metric_type != import_faiss().METRIC_INNER_PRODUCT:
-            raise ValueError("the index must be one of inner products: make it with faiss.METRIC_INNER_PRODUCT")
         self._embedding = embedding
-        self._index = index
+        self._fill(VectorRows(two_stage_index(_encoder_of(embedding).dimensions) if index is None else index))
+
+    def _fill(self, rows: VectorRows, documents: Mapping[int, Document] | None = None) -> None:
+        """Take over rows, and the documents of those that are alive, in the order of the rows."""
+        self._vectors = rows
         self._documents: dict[int, Document] = {}
         self._rows: dict[str, int] = {}
+        self._columns = Columns()
         # FAISS allows no search while a vector is added.
         self._lock = threading.Lock()
+        for row, document in (documents or {}).items():
+            self._hold(row, document)
+
+    def _hold(self, row: int, document: Document) -> None:
+        self._documents[row] = document
+        self._rows[str(document.id)] = row
+        self._columns.put(row, document.metadata)
+
+    def __getstate__(self) -> dict[str, Any]:
+        with self._lock:
+            return {
+                "embedding": self._embedding,
+                "index": self._vectors.index,
+                "documents": {row: document.model_copy() for row, document in self._documents.items()},
+            }
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self._embedding = state["embedding"]
+        alive = np.array([*state["documents"]], dtype=np.int64)
+        self._fill(VectorRows.of_saved(state["index"], alive), state["documents"])
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __bool__(self) -> bool:
+        # An empty store is no missing one, where someone writes `store or ...`.
+        return True
 
     @property
     def embeddings(self) -> Embeddings:
@@ -95,16 +148,17 @@ class Qwen3VectorStore(VectorStore):
     @property
     def index(self) -> faiss.Index:
         """The FAISS index, for its settings; add to it through the store only."""
-        return self._index
+        index: faiss.Index = self._vectors.index
+        return index
 
     @classmethod
     def from_texts(
         cls,
-        texts: list[str],
+        texts: Iterable[str],
         embedding: Embeddings,
-        metadatas: list[dict[str, Any]] | None = None,
+        metadatas: Iterable[dict[str, Any]] | None = None,
         *,
-        ids: list[str] | None = None,
+        ids: Iterable[str | None] | None = None,
         **kwargs: Any,
     ) -> Self:
         """Make a store of texts.
@@ -112,8 +166,8 @@ class Qwen3VectorStore(VectorStore):
         Args:
             texts: the texts.
             embedding: makes the vectors.
-            metadatas: one dictionary a text.
-            ids: one a text; made up where there are none.
+            metadatas: one dictionary per text.
+            ids: one per text; made up where there are none.
             **kwargs: `index`, as in the constructor.
 
         Returns:
@@ -123,40 +177,200 @@ class Qwen3VectorStore(VectorStore):
         store.add_texts(texts, metadatas, ids=ids)
         return store
 
-    def add_documents(self, documents: list[Document], ids: list[str] | None = None, **kwargs: Any) -> list[str]:
-        """Add documents, or replace those that have the same id.
+    @classmethod
+    async def afrom_texts(
+        cls,
+        texts: Iterable[str],
+        embedding: Embeddings,
+        metadatas: Iterable[dict[str, Any]] | None = None,
+        *,
+        ids: Iterable[str | None] | None = None,
+        **kwargs: Any,
+    ) -> Self:
+        """Make a store of texts without blocking the event loop.
 
         Args:
-            documents: what to add; they stay as they are.
-            ids: one a document, before the document's own; made up where there are neither.
-            **kwargs: none.
+            texts: the texts.
+            embedding: makes the vectors.
+            metadatas: one dictionary per text.
+            ids: one per text; made up where there are none.
+            **kwargs: `index`, as in the constructor.
+
+        Returns:
+            The store.
+        """
+        store = cls(embedding, **kwargs)
+        await store.aadd_texts(texts, metadatas, ids=ids)
+        return store
+
+    @classmethod
+    def from_embeddings(
+        cls,
+        text_embeddings: Iterable[tuple[str, Sequence[float]]],
+        embedding: Embeddings,
+        metadatas: Iterable[dict[str, Any]] | None = None,
+        *,
+        ids: Iterable[str | None] | None = None,
+        **kwargs: Any,
+    ) -> Self:
+        """Make a store of texts whose vectors are there already, from `qwen3-embed embed` for one.
+
+        Args:
+            text_embeddings: pairs of a text and its vector, of `dimensions` numbers.
+            embedding: made the vectors, and makes those of queries.
+            metadatas: one dictionary per text.
+            ids: one per text; made up where there are none.
+            **kwargs: `index`, as in the constructor.
+
+        Returns:
+            The store.
+        """
+        store = cls(embedding, **kwargs)
+        store.add_embeddings(text_embeddings, metadatas, ids=ids)
+        return store
+
+    def add_texts(
+        self,
+        texts: Iterable[str],
+        metadatas: Iterable[dict[str, Any]] | None = None,
+        *,
+        ids: Iterable[str | None] | None = None,
+        **kwargs: Any,
+    ) -> list[str]:
+        """Add texts, or replace those that have the same id.
+
+        Args:
+            texts: the texts.
+            metadatas: one dictionary per text.
+            ids: one per text; made up where there are none.
+            **kwargs: as for `add_documents`.
 
         Returns:
             The ids.
 
         Raises:
-            TypeError: there are other arguments.
+            TypeError: a text is not a string, metadata or an id are of another type, or there are other arguments.
+            ValueError: there are more or fewer metadatas or ids than texts.
+        """
+        return self.add_documents(_as_documents(texts, metadatas), ids, **kwargs)
+
+    async def aadd_texts(
+        self,
+        texts: Iterable[str],
+        metadatas: Iterable[dict[str, Any]] | None = None,
+        *,
+        ids: Iterable[str | None] | None = None,
+        **kwargs: Any,
+    ) -> list[str]:
+        """Add texts without blocking the event loop.
+
+        Args:
+            texts: the texts.
+            metadatas: one dictionary per text.
+            ids: one per text; made up where there are none.
+            **kwargs: as for `add_documents`.
+
+        Returns:
+            What `add_texts` returns.
+        """
+        return await self.aadd_documents(_as_documents(texts, metadatas), ids, **kwargs)
+
+    def add_embeddings(
+        self,
+        text_embeddings: Iterable[tuple[str, Sequence[float]]],
+        metadatas: Iterable[dict[str, Any]] | None = None,
+        *,
+        ids: Iterable[str | None] | None = None,
+    ) -> list[str]:
+        """Add texts whose vectors are there already, or replace those that have the same id.
+
+        Args:
+            text_embeddings: pairs of a text and its vector, of `dimensions` numbers.
+            metadatas: one dictionary per text.
+            ids: one per text; made up where there are none.
+
+        Returns:
+            The ids.
+
+        Raises:
+            TypeError: an item is no such pair, or metadata or an id are of another type.
+            ValueError: there are more or fewer metadatas or ids than texts, or a vector has other dimensions than the
+                index, or a number that is not finite.
+        """
+        pairs = list(text_embeddings)
+        for place, pair in enumerate(pairs):
+            if not isinstance(pair, (tuple, list)) or len(pair) != 2 or not isinstance(pair[0], str):
+                raise TypeError(f"the item at index {place} must be a pair of a text and its vector, got {pair!r:.80}")
+        named = _named(_as_documents([text for text, _ in pairs], metadatas), ids)
+        self._put(named, self._as_vectors([vector for _, vector in pairs]))
+        return [str(document.id) for document in named]
+
+    def add_documents(
+        self, documents: Iterable[Document], ids: Iterable[str | None] | None = None, **kwargs: Any
+    ) -> list[str]:
+        """Add documents, or replace those that have the same id.
+
+        Args:
+            documents: what to add; they stay as they are.
+            ids: one per document, before the document's own; made up where there are neither. Of documents that share
+                one the last is kept.
+            **kwargs: `batch_size` and `current_time`, which LangChain passes, change nothing.
+
+        Returns:
+            The ids.
+
+        Raises:
+            TypeError: an item is no document, metadata or an id are of another type, or there are other arguments.
             ValueError: there are more or fewer ids than documents, or the vectors have other dimensions than the index.
         """
-        if kwargs:
-            raise TypeError(f"add_documents takes no {', '.join(kwargs)}")
-        if ids is not None and len(ids) != len(documents):
-            raise ValueError(f"ids must be one a document, got {len(ids)} for {len(documents)} documents")
-        if not documents:
-            return []
-        given = ids if ids is not None else [document.id for document in documents]
-        named = [id_ or str(uuid4()) for id_ in given]
-        vectors = self._as_vectors(self._embedding.embed_documents([document.page_content for document in documents]))
-        with self._lock:
-            first = self._index.ntotal
-            self._index.add(vectors)
-            for row, (id_, document) in enumerate(zip(named, documents, strict=True), start=first):
-                self._forget(id_)
-                self._rows[id_] = row
-                self._documents[row] = _copied(document, id_)
-        return named
+        _refuse_others("add_documents", kwargs, _PASSED_WHEN_ADDING)
+        named = _named(documents, ids)
+        kept = list({document.id: document for document in named}.values())
+        if kept:
+            vectors = self._embedding.embed_documents([document.page_content for document in kept])
+            self._put(kept, self._as_vectors(vectors))
+        return [str(document.id) for document in named]
 
-    def delete(self, ids: list[str] | None = None, **kwargs: Any) -> bool:
+    async def aadd_documents(
+        self, documents: Iterable[Document], ids: Iterable[str | None] | None = None, **kwargs: Any
+    ) -> list[str]:
+        """Add documents without blocking the event loop.
+
+        Args:
+            documents: what to add; they stay as they are.
+            ids: one per document, before the document's own; made up where there are neither.
+            **kwargs: as for `add_documents`.
+
+        Returns:
+            What `add_documents` returns.
+        """
+        _refuse_others("aadd_documents", kwargs, _PASSED_WHEN_ADDING)
+        named = _named(documents, ids)
+        kept = list({document.id: document for document in named}.values())
+        if kept:
+            vectors = await self._embedding.aembed_documents([document.page_content for document in kept])
+            await run_in_executor(None, self._put, kept, self._as_vectors(vectors))
+        return [str(document.id) for document in named]
+
+    def merge_from(self, target: Qwen3VectorStore) -> None:
+        """Add all documents of another store with their vectors; the other stays as it is.
+
+        Args:
+            target: the other store.
+
+        Raises:
+            FingerprintError: its vectors are of another model, revision, dimension or document instruction.
+            ValueError: both stores have a document of one id.
+        """
+        if target is self:
+            raise ValueError("a store can't be merged with itself")
+        _check_same_space(self._embedding, target._embedding)
+        with target._lock:
+            documents = [_copied(document) for document in target._documents.values()]
+            vectors = target._vectors.vectors(np.array([*target._documents], dtype=np.int64))
+        self._put(documents, self._as_vectors(vectors), replace=False)
+
+    def delete(self, ids: Iterable[str] | None = None, **kwargs: Any) -> bool:
         """Delete documents.
 
         Args:
@@ -167,21 +381,33 @@ class Qwen3VectorStore(VectorStore):
             True.
 
         Raises:
-            TypeError: there are other arguments.
+            TypeError: ids is a single string, an id is of another type, or there are other arguments.
         """
-        if kwargs:
-            raise TypeError(f"delete takes no {', '.join(kwargs)}")
+        _refuse_others("delete", kwargs, ())
+        names = None if ids is None else _as_ids(ids)
         with self._lock:
-            if ids is None:
-                self._index.reset()
-                self._documents.clear()
-                self._rows.clear()
+            if names is None:
+                self._vectors.clear()
+                self._fill_again(self._vectors, {})
             else:
-                for id_ in ids:
-                    self._forget(id_)
+                for name in names:
+                    self._forget(name)
+                self._tidy()
         return True
 
-    def get_by_ids(self, ids: Sequence[str], /) -> list[Document]:
+    async def adelete(self, ids: Iterable[str] | None = None, **kwargs: Any) -> bool:
+        """Delete documents without blocking the event loop.
+
+        Args:
+            ids: which; None for all. Unknown ones are passed over.
+            **kwargs: none.
+
+        Returns:
+            True.
+        """
+        return await run_in_executor(None, self.delete, ids, **kwargs)
+
+    def get_by_ids(self, ids: Iterable[str], /) -> list[Document]:
         """Get documents by their ids.
 
         Args:
@@ -189,9 +415,13 @@ class Qwen3VectorStore(VectorStore):
 
         Returns:
             The documents, in the order of the ids.
+
+        Raises:
+            TypeError: ids is a single string, or an id is of another type.
         """
+        names = _as_ids(ids)
         with self._lock:
-            return [_copied(self._documents[self._rows[id_]], id_) for id_ in ids if id_ in self._rows]
+            return [_copied(self._documents[self._rows[name]]) for name in names if name in self._rows]
 
     def similarity_search(self, query: str, k: int = 4, filter: Filter | None = None, **kwargs: Any) -> list[Document]:
         """Find the documents nearest to a query.
@@ -199,13 +429,29 @@ class Qwen3VectorStore(VectorStore):
         Args:
             query: the query.
             k: how many to find.
-            filter: a function from a document to whether it may be found, or what its metadata must be.
-            **kwargs: none.
+            filter: which documents may be found.
+            **kwargs: as for `similarity_search_with_score_by_vector`.
 
         Returns:
             The documents, nearest first.
         """
         return [document for document, _ in self.similarity_search_with_score(query, k, filter, **kwargs)]
+
+    async def asimilarity_search(
+        self, query: str, k: int = 4, filter: Filter | None = None, **kwargs: Any
+    ) -> list[Document]:
+        """Find the documents nearest to a query without blocking the event loop.
+
+        Args:
+            query: the query.
+            k: how many to find.
+            filter: which documents may be found.
+            **kwargs: as for `similarity_search_with_score_by_vector`.
+
+        Returns:
+            The documents, nearest first.
+        """
+        return [document for document, _ in await self.asimilarity_search_with_score(query, k, filter, **kwargs)]
 
     def similarity_search_with_score(
         self, query: str, k: int = 4, filter: Filter | None = None, **kwargs: Any
@@ -215,24 +461,43 @@ class Qwen3VectorStore(VectorStore):
         Args:
             query: the query.
             k: how many to find.
-            filter: a function from a document to whether it may be found, or what its metadata must be.
-            **kwargs: none.
+            filter: which documents may be found.
+            **kwargs: as for `similarity_search_with_score_by_vector`.
 
         Returns:
             The documents with their cosines, nearest first.
         """
-        return self.similarity_search_with_score_by_vector(self._embedding.embed_query(query), k, filter, **kwargs)
+        search = _Search(k, filter, **_search_kwargs(kwargs))
+        return self._found(search, self._embedding.embed_query(query))
+
+    async def asimilarity_search_with_score(
+        self, query: str, k: int = 4, filter: Filter | None = None, **kwargs: Any
+    ) -> list[tuple[Document, float]]:
+        """Find the documents nearest to a query, with their scores, without blocking the event loop.
+
+        Args:
+            query: the query.
+            k: how many to find.
+            filter: which documents may be found.
+            **kwargs: as for `similarity_search_with_score_by_vector`.
+
+        Returns:
+            The documents with their cosines, nearest first.
+        """
+        search = _Search(k, filter, **_search_kwargs(kwargs))
+        vector = await self._embedding.aembed_query(query)
+        return await run_in_executor(None, self._found, search, vector)
 
     def similarity_search_by_vector(
-        self, embedding: list[float], k: int = 4, filter: Filter | None = None, **kwargs: Any
+        self, embedding: Sequence[float], k: int = 4, filter: Filter | None = None, **kwargs: Any
     ) -> list[Document]:
         """Find the documents nearest to a vector.
 
         Args:
-            embedding: the vector, of unit length.
+            embedding: the vector.
             k: how many to find.
-            filter: a function from a document to whether it may be found, or what its metadata must be.
-            **kwargs: none.
+            filter: which documents may be found.
+            **kwargs: as for `similarity_search_with_score_by_vector`.
 
         Returns:
             The documents, nearest first.
@@ -240,28 +505,26 @@ class Qwen3VectorStore(VectorStore):
         return [document for document, _ in self.similarity_search_with_score_by_vector(embedding, k, filter, **kwargs)]
 
     def similarity_search_with_score_by_vector(
-        self, embedding: list[float], k: int = 4, filter: Filter | None = None, **kwargs: Any
+        self, embedding: Sequence[float], k: int = 4, filter: Filter | None = None, **kwargs: Any
     ) -> list[tuple[Document, float]]:
         """Find the documents nearest to a vector, with their scores.
 
         Args:
-            embedding: the vector, of unit length.
+            embedding: the vector.
             k: how many to find.
-            filter: a function from a document to whether it may be found, or what its metadata must be.
-            **kwargs: none.
+            filter: which documents may be found.
+            **kwargs: `score_threshold`, the least cosine of what is found; `fetch_k` changes nothing, since as many are
+                found as there are.
 
         Returns:
             The documents with their cosines, nearest first.
 
         Raises:
-            TypeError: there are other arguments.
-            ValueError: k is below 1, or the vector has other dimensions than the index.
+            TypeError: there are other arguments, or a part of the filter has the wrong type.
+            ValueError: k is below 1, the vector has other dimensions than the index, or the filter has an operator that
+                is not known here.
         """
-        if kwargs:
-            raise TypeError(f"a search takes no {', '.join(kwargs)}")
-        with self._lock:
-            found = self._find(embedding, k, filter)
-            return [(_copied(self._documents[row], self._documents[row].id), score) for row, score in found]
+        return self._found(_Search(k, filter, **_search_kwargs(kwargs)), embedding)
 
     def max_marginal_relevance_search(
         self,
@@ -277,20 +540,46 @@ class Qwen3VectorStore(VectorStore):
         Args:
             query: the query.
             k: how many to find.
-            fetch_k: how many of the nearest to choose from.
+            fetch_k: how many of the nearest to choose from; k where that is more.
             lambda_mult: 1 for the nearest, 0 for the most different.
-            filter: a function from a document to whether it may be found, or what its metadata must be.
-            **kwargs: none.
+            filter: which documents may be found.
+            **kwargs: `score_threshold`, the least cosine of what is found.
 
         Returns:
             The documents, in the order in which they were chosen.
         """
-        vector = self._embedding.embed_query(query)
-        return self.max_marginal_relevance_search_by_vector(vector, k, fetch_k, lambda_mult, filter, **kwargs)
+        search = _Search(_most(k, fetch_k), filter, **_search_kwargs(kwargs))
+        return self._diverse(search, self._embedding.embed_query(query), k, lambda_mult)
+
+    async def amax_marginal_relevance_search(
+        self,
+        query: str,
+        k: int = 4,
+        fetch_k: int = 20,
+        lambda_mult: float = 0.5,
+        filter: Filter | None = None,
+        **kwargs: Any,
+    ) -> list[Document]:
+        """Find documents that are near to a query and unlike each other without blocking the event loop.
+
+        Args:
+            query: the query.
+            k: how many to find.
+            fetch_k: how many of the nearest to choose from; k where that is more.
+            lambda_mult: 1 for the nearest, 0 for the most different.
+            filter: which documents may be found.
+            **kwargs: `score_threshold`, the least cosine of what is found.
+
+        Returns:
+            The documents, in the order in which they were chosen.
+        """
+        search = _Search(_most(k, fetch_k), filter, **_search_kwargs(kwargs))
+        vector = await self._embedding.aembed_query(query)
+        return await run_in_executor(None, self._diverse, search, vector, k, lambda_mult)
 
     def max_marginal_relevance_search_by_vector(
         self,
-        embedding: list[float],
+        embedding: Sequence[float],
         k: int = 4,
         fetch_k: int = 20,
         lambda_mult: float = 0.5,
@@ -300,145 +589,302 @@ class Qwen3VectorStore(VectorStore):
         """Find documents that are near to a vector and unlike each other.
 
         Args:
-            embedding: the vector, of unit length.
+            embedding: the vector.
             k: how many to find.
-            fetch_k: how many of the nearest to choose from.
+            fetch_k: how many of the nearest to choose from; k where that is more.
             lambda_mult: 1 for the nearest, 0 for the most different.
-            filter: a function from a document to whether it may be found, or what its metadata must be.
-            **kwargs: none.
+            filter: which documents may be found.
+            **kwargs: `score_threshold`, the least cosine of what is found.
 
         Returns:
             The documents, in the order in which they were chosen.
 
         Raises:
-            TypeError: there are other arguments.
-            ValueError: fetch_k is below 1, or the vector has other dimensions than the index.
+            TypeError: there are other arguments, or a part of the filter has the wrong type.
+            ValueError: k or fetch_k is below 1, the vector has other dimensions than the index, or the filter has an
+                operator that is not known here.
         """
-        if kwargs:
-            raise TypeError(f"a search takes no {', '.join(kwargs)}")
-        with self._lock:
-            rows = [row for row, _ in self._find(embedding, fetch_k, filter)]
-            vectors = [self._index.reconstruct(row).tolist() for row in rows]
-            chosen = maximal_marginal_relevance(np.array(embedding, dtype=np.float32), vectors, lambda_mult, k)
-            return [_copied(self._documents[rows[place]], self._documents[rows[place]].id) for place in chosen]
+        search = _Search(_most(k, fetch_k), filter, **_search_kwargs(kwargs))
+        return self._diverse(search, embedding, k, lambda_mult)
 
-    def save_local(self, folder_path: str | os.PathLike[str]) -> None:
+    def save_local(self, folder_path: str | os.PathLike[str], index_name: str = "index") -> None:
         """Write the store to a folder; one that was there is replaced at once, so that a crash leaves it whole.
 
         Args:
             folder_path: the folder, which is made where there is none.
+            index_name: the store's name in the folder, which may hold several.
 
         Raises:
-            TypeError: the embedding is none of this package, or a document's metadata can't be written as JSON.
+            TypeError: the embedding is none of this package.
+            ValueError: index_name can't be part of a file's name.
         """
         encoder = _encoder_of(self._embedding)
-        folder = Path(folder_path)
+        folder, name = Path(folder_path), _checked_name(index_name)
         with self._lock:
-            lines = list(self._lines())
+            lines = [
+                json.dumps([row, document.id, document.page_content, document.metadata]) + "\n"
+                for row, document in self._documents.items()
+            ]
             folder.mkdir(parents=True, exist_ok=True)
             # Under a new name, so that the index, which names its documents, is what replaces the old store.
-            documents = folder / f"documents-{uuid4().hex}.jsonl.gz"
+            documents = folder / f"documents-{name}-{uuid4().hex}.jsonl.gz"
             write_atomically(documents, gzip.compress("".join(lines).encode("ascii")))
-            write_index(self._index, folder / _INDEX, encoder, documents.name)
-            for path in folder.glob("documents-*.jsonl.gz"):
-                if path != documents:
-                    path.unlink()
+            write_index(self._vectors.index, folder / f"{name}.faiss", encoder, documents.name)
+            for path in folder.iterdir():
+                if _is_documents(path.name, name) and path != documents:
+                    path.unlink(missing_ok=True)
 
     @classmethod
-    def load_local(cls, folder_path: str | os.PathLike[str], embedding: Embeddings) -> Self:
+    def load_local(cls, folder_path: str | os.PathLike[str], embedding: Embeddings, index_name: str = "index") -> Self:
         """Open a store that `save_local` wrote.
 
         Args:
             folder_path: the folder.
-            embedding: makes the queries' vectors; it has to be one of this package.
+            embedding: makes the queries' vectors; it has to be one of this package, or `CacheBackedEmbeddings` around
+                one.
+            index_name: the store's name in the folder.
 
         Returns:
             The store.
 
         Raises:
             TypeError: embedding is none of this package.
-            FileNotFoundError: there is no store in the folder.
+            FileNotFoundError: there is no store of this name in the folder.
             FingerprintError: it holds vectors of another model, revision, dimension or document instruction.
             DamagedIndexError: a file is not as it was saved.
         """
         encoder = _encoder_of(embedding)
-        folder = Path(folder_path)
-        saved = check_index(folder / _INDEX, encoder)
+        folder, name = Path(folder_path), _checked_name(index_name)
+        saved = check_index(folder / f"{name}.faiss", encoder)
         if saved.documents is None:
             raise DamagedIndexError(f"{str(folder)!r} has an index without documents: open it with load_index")
-        path = folder / saved.documents
-        try:
-            lines = gzip.decompress(path.read_bytes()).decode("ascii").splitlines()
-        except (EOFError, gzip.BadGzipFile, zlib.error, FileNotFoundError, UnicodeDecodeError) as error:
-            raise DamagedIndexError(f"{str(path)!r} is damaged or missing: {error}") from error
+        if not _is_documents(saved.documents, name):
+            raise DamagedIndexError(f"{str(folder)!r} names {saved.documents!r}, which is no file of a store")
+        index = read_index(folder / f"{name}.faiss")
+        documents = _read_documents(folder / saved.documents, index.ntotal)
         store = cls.__new__(cls)
-        store._embedding = embedding
-        store._index = import_faiss().read_index(str(folder / _INDEX))
-        store._lock = threading.Lock()
-        store._documents, store._rows = {}, {}
-        for line in lines:
-            row, id_, text, metadata = json.loads(line)
-            store._documents[row] = Document(id=id_, page_content=text, metadata=metadata)
-            store._rows[id_] = row
+        store.__setstate__({"embedding": embedding, "index": index, "documents": documents})
         return store
 
     def _select_relevance_score_fn(self) -> Callable[[float], float]:
         return lambda cosine: min(max(cosine, 0.0), 1.0)
 
-    def _find(self, embedding: list[float], k: int, filter: Filter | None) -> list[tuple[int, float]]:
-        if k < 1:
-            raise ValueError(f"the number of documents to find must be at least 1, got {k}")
-        vector = self._as_vectors([embedding])
-        fetch = k
-        while True:
-            scores, rows = self._index.search(vector, fetch)
-            found = [
-                (int(row), float(score))
-                for row, score in zip(rows[0], scores[0], strict=True)
-                if row in self._documents and _allowed(self._documents[row], filter)
-            ]
-            if len(found) >= k or fetch >= self._index.ntotal:
-                return found[:k]
-            fetch = min(4 * fetch, self._index.ntotal)
+    def _found(self, search: _Search, embedding: Sequence[float]) -> list[tuple[Document, float]]:
+        with self._searching(search, embedding) as found:
+            return [(_copied(self._documents[row]), score) for row, score in found]
 
-    def _forget(self, id_: str) -> None:
-        row = self._rows.pop(id_, None)
+    def _diverse(self, search: _Search, embedding: Sequence[float], k: int, lambda_mult: float) -> list[Document]:
+        with self._searching(search, embedding) as found:
+            rows = [row for row, _ in found]
+            vectors = self._vectors.vectors(np.array(rows, dtype=np.int64))
+            chosen = maximal_marginal_relevance(np.array(embedding, dtype=np.float32), list(vectors), lambda_mult, k)
+            return [_copied(self._documents[rows[place]]) for place in chosen]
+
+    @contextmanager
+    def _searching(self, search: _Search, embedding: Sequence[float]) -> Iterator[list[tuple[int, float]]]:
+        """Search, and keep the rows that were found as they are until their documents are read."""
+        [vector] = self._as_vectors([embedding])
+        # Without the lock, since the function may use the store.
+        passed = self._asked(search.filter) if callable(search.filter) else None
+        with self._lock:
+            wanted: NDArray[np.bool_] | None = None
+            if passed is not None:
+                wanted = self._rows_of(passed)
+            elif search.condition is not None:
+                wanted = search.condition(self._columns)
+            found = self._vectors.search(vector, search.k, wanted)
+            yield [one for one in found if search.score_threshold is None or one[1] >= search.score_threshold]
+
+    def _asked(self, function: Callable[[Document], bool]) -> list[Document]:
+        with self._lock:
+            documents = list(self._documents.values())
+        logger.info("the filter function is asked about %d documents; a dictionary asks nothing", len(documents))
+        return [document for document in documents if function(document)]
+
+    def _rows_of(self, documents: list[Document]) -> NDArray[np.bool_]:
+        """Find the rows of documents that are still what they were."""
+        wanted = np.zeros(len(self._columns), dtype=np.bool_)
+        for document in documents:
+            row = self._rows.get(str(document.id))
+            if row is not None and self._documents[row] is document:
+                wanted[row] = True
+        return wanted
+
+    def _put(self, documents: list[Document], vectors: NDArray[np.float32], *, replace: bool = True) -> None:
+        """Hold documents that belong to the store alone, in place of those of the same ids."""
+        if len(vectors) != len(documents):
+            raise ValueError(f"the embedding made {len(vectors)} vectors of {len(documents)} texts")
+        with self._lock:
+            known = [] if replace else [repr(one.id) for one in documents if one.id in self._rows]
+            if known:
+                raise ValueError(f"{len(known)} documents are in both stores, {', '.join(known[:3])} among them")
+            if not documents:
+                return
+            first = self._vectors.add(vectors)
+            for row, document in enumerate(documents, start=first):
+                self._forget(str(document.id))
+                self._hold(row, document)
+            self._tidy()
+
+    def _forget(self, name: str) -> None:
+        row = self._rows.pop(name, None)
         if row is not None:
             del self._documents[row]
+            self._vectors.delete(row)
 
-    def _as_vectors(self, vectors: list[list[float]]) -> NDArray[np.float32]:
-        array = np.array(vectors, dtype=np.float32)
-        if array.shape[1] != self._index.d:
-            raise ValueError(f"the vectors have {array.shape[1]} dimensions, and the index {self._index.d}")
-        return array
+    def _tidy(self) -> None:
+        """Build the index anew once more rows are deleted than alive: a search meets one such row for each other."""
+        if self._vectors.dead <= len(self._documents):
+            return
+        logger.info("the index is built anew without %d deleted documents", self._vectors.dead)
+        vectors, kept = self._vectors.compacted()
+        self._fill_again(vectors, {new: self._documents[old] for new, old in enumerate(kept.tolist())})
 
-    def _lines(self) -> Iterator[str]:
-        for row, document in self._documents.items():
-            try:
-                yield json.dumps([row, document.id, document.page_content, document.metadata]) + "\n"
-            except (TypeError, ValueError) as error:
-                raise TypeError(
-                    f"the metadata of document {document.id!r} can't be written as JSON: {error}"
-                ) from error
+    def _fill_again(self, rows: VectorRows, documents: dict[int, Document]) -> None:
+        lock = self._lock
+        self._fill(rows, documents)
+        self._lock = lock
+
+    def _as_vectors(self, vectors: Any) -> NDArray[np.float32]:
+        """Check vectors, and bring them to unit length, so that inner products are cosines."""
+        dimensions = self._vectors.dimensions
+        for place, vector in enumerate(vectors):
+            if len(vector) != dimensions:
+                raise ValueError(
+                    f"the vector at index {place} has {len(vector)} dimensions, and the index {dimensions}"
+                )
+        array = np.array(vectors, dtype=np.float32).reshape(-1, dimensions)
+        broken = np.flatnonzero(~np.isfinite(array).all(axis=1))
+        if len(broken):
+            raise ValueError(f"the vector at index {broken[0]} has a number that is not finite")
+        return truncate(array, dimensions)
 
 
-def _copied(document: Document, id_: str | None) -> Document:
-    return Document(id=id_, page_content=document.page_content, metadata=dict(document.metadata))
+class _Search:
+    """What is looked for, checked before any work.
+
+    Args:
+        k: how many to find.
+        filter: which documents may be found.
+        score_threshold: the least cosine.
+    """
+
+    def __init__(self, k: int, filter: Filter | None, score_threshold: float | None = None) -> None:
+        self.k = as_integer("k", k)
+        if self.k < 1:
+            raise ValueError(f"the number of documents to find must be at least 1, got {k}")
+        self.filter, self.score_threshold = filter, score_threshold
+        self.condition = None if filter is None or callable(filter) else compiled(filter)
 
 
-def _allowed(document: Document, filter: Filter | None) -> bool:
-    if filter is None:
-        return True
-    if callable(filter):
-        return filter(document)
-    return all(name in document.metadata and document.metadata[name] == value for name, value in filter.items())
+def _search_kwargs(kwargs: dict[str, Any]) -> dict[str, Any]:
+    _refuse_others("a search", kwargs, _PASSED_WHEN_SEARCHING)
+    return {"score_threshold": kwargs.get("score_threshold")}
+
+
+def _most(k: int, fetch_k: int) -> int:
+    for name, number in (("k", k), ("fetch_k", fetch_k)):
+        if as_integer(name, number) < 1:
+            raise ValueError(f"{name}, the number of documents to find, must be at least 1, got {number}")
+    return max(k, fetch_k)
+
+
+def _refuse_others(name: str, kwargs: dict[str, Any], passed: tuple[str, ...]) -> None:
+    others = [other for other in kwargs if other not in passed]
+    if others:
+        raise TypeError(f"{name} takes no {', '.join(others)}")
+
+
+def _as_documents(texts: Iterable[str], metadatas: Iterable[dict[str, Any]] | None) -> list[Document]:
+    texts = as_texts(texts)
+    if metadatas is None:
+        return [Document(page_content=text) for text in texts]
+    metadatas = as_metadatas(metadatas)
+    if len(metadatas) != len(texts):
+        raise ValueError(f"metadatas must be one per text, got {len(metadatas)} for {len(texts)} texts")
+    return [Document(page_content=text, metadata=one) for text, one in zip(texts, metadatas, strict=True)]
+
+
+def _named(documents: Iterable[Document], ids: Iterable[str | None] | None) -> list[Document]:
+    """Copy documents, each with its id, and with metadata that can be saved."""
+    documents = list(documents)
+    for place, document in enumerate(documents):
+        if not isinstance(document, Document):
+            raise TypeError(f"the item at index {place} must be a Document, got {type(document).__name__}")
+    given = [document.id for document in documents] if ids is None else _listed(ids)
+    if len(given) != len(documents):
+        raise ValueError(f"ids must be one per document, got {len(given)} for {len(documents)} documents")
+    names = [str(uuid4()) if id_ is None else _as_id(id_, place) for place, id_ in enumerate(given)]
+    return [
+        Document(
+            id=name,
+            page_content=document.page_content,
+            metadata=plain(document.metadata, f"the metadata of the document at index {place}"),
+        )
+        for place, (name, document) in enumerate(zip(names, documents, strict=True))
+    ]
+
+
+def _listed(ids: Iterable[Any]) -> list[Any]:
+    if isinstance(ids, (str, bytes)) or not isinstance(ids, Iterable):
+        raise TypeError(f"ids must be a list of strings, got {ids!r:.80} ({type(ids).__name__})")
+    return list(ids)
+
+
+def _as_id(id_: Any, place: int) -> str:
+    """Read an id; LangChain's documents make strings of numbers too."""
+    if isinstance(id_, bool) or not isinstance(id_, (str, int, np.integer)):
+        raise TypeError(f"the id at index {place} must be a string, got {id_!r:.80} ({type(id_).__name__})")
+    return str(id_)
+
+
+def _as_ids(ids: Iterable[Any]) -> list[str]:
+    return [_as_id(id_, place) for place, id_ in enumerate(_listed(ids))]
+
+
+def _copied(document: Document) -> Document:
+    return Document(id=document.id, page_content=document.page_content, metadata=deepcopy(document.metadata))
+
+
+def _checked_name(index_name: str) -> str:
+    if not isinstance(index_name, str) or not re.fullmatch(r"[\w.-]+", index_name) or index_name.startswith("."):
+        raise ValueError(f"index_name must be letters, digits, dots, dashes and underscores, got {index_name!r}")
+    return index_name
+
+
+def _is_documents(path: str, index_name: str) -> bool:
+    return re.fullmatch(rf"documents-{re.escape(index_name)}-[0-9a-f]{{32}}\.jsonl\.gz", path) is not None
+
+
+def _read_documents(path: Path, rows: int) -> dict[int, Document]:
+    try:
+        lines = gzip.decompress(path.read_bytes()).decode("ascii").splitlines()
+        documents = {}
+        for line in lines:
+            row, id_, text, metadata = json.loads(line)
+            documents[row] = Document(id=id_, page_content=text, metadata=metadata)
+        in_order = all(type(row) is int for row in documents) and list(documents) == sorted(documents)
+        ids = {document.id for document in documents.values()}
+        if not in_order or not len(ids) == len(documents) == len(lines) or not {*documents} <= {*range(rows)}:
+            raise ValueError("its rows are not those of the index")
+    except (EOFError, FileNotFoundError, ValueError, TypeError, gzip.BadGzipFile, zlib.error) as error:
+        raise DamagedIndexError(f"{str(path)!r} is damaged or missing: {error}") from error
+    return documents
 
 
 def _encoder_of(embedding: Embeddings) -> Any:
-    encoder = getattr(embedding, "encoder", None)
+    """Find the encoder of an embedding, or of the one that LangChain's CacheBackedEmbeddings is around."""
+    inner = getattr(embedding, "underlying_embeddings", embedding)
+    encoder = getattr(inner, "encoder", None)
     if encoder is None:
         raise TypeError(
             f"the embedding must be one of this package, which tells its dimensions and fingerprint, "
-            f"got {type(embedding).__name__}"
+            f"got {type(inner).__name__}"
         )
     return encoder
+
+
+def _check_same_space(ours: Embeddings, theirs: Embeddings) -> None:
+    prints = [_encoder_of(embedding).fingerprint for embedding in (ours, theirs)]
+    if prints[0] != prints[1]:
+        raise FingerprintError(f"vectors of {prints[1]} cannot be compared with those of {prints[0]}")

@@ -70,13 +70,17 @@ def two_stage_index(
     ef_search: int = 192,
     neighbors: int = 48,
     ef_construction: int = 200,
+    with_ids: bool = False,
 ) -> faiss.Index:
     """Make an empty FAISS index that finds candidates by small vectors and ranks them by the full ones.
 
     The first stage is an HNSW graph (https://arxiv.org/abs/1603.09320) over the cut and re-normalised vectors in 8-bit
-    codes, the second the full vectors in float16. It needs no training and is an ordinary `faiss.Index` of FAISS's own
-    parts, which FAISS writes, reads, clones and pickles. Its scores are inner products: cosines of unit vectors, higher
-    is better. Vectors can be added at any time, but not removed.
+    codes, the second the full vectors in float16. It needs no training and is a `faiss.Index` of FAISS's own parts,
+    which FAISS writes, reads and pickles. Its scores are inner products: cosines of unit vectors, higher is
+    better. Vectors can be added at any time, but not removed.
+
+    Thousands of equal or nearly equal vectors would tear a graph apart; its `add` sets them apart from the others, in
+    the first stage alone. An index that FAISS itself read adds without that: read it with `load_index`.
 
     Args:
         dimensions: components of the vectors that are added, all of unit length.
@@ -86,6 +90,7 @@ def two_stage_index(
         ef_search: breadth of the search in the graph; more is slower and finds more.
         neighbors: links of a node in the graph; more take memory (8 bytes each) and find more.
         ef_construction: breadth of the search when a vector is added; more is slower and finds more later.
+        with_ids: whether rows carry ids of their own, as those that Haystack's store gives to `add_with_ids`.
 
     Returns:
         The index; `add` and `search` take float32 arrays, shape (n, dimensions).
@@ -113,25 +118,14 @@ def two_stage_index(
         least = 2 if name == "neighbors" else 1
         if as_integer(name, size) < least:
             raise ValueError(f"{name} must be at least {least}, got {size}")
-    library = import_faiss()
+    import_faiss()
+    from qwen3_embed_integrations.two_stage import TwoStageIdMap, TwoStageIndex
 
-    graph = library.IndexHNSWSQ(
-        search_dimensions, library.ScalarQuantizer.QT_8bit_uniform, neighbors, library.METRIC_INNER_PRODUCT
-    )
-    # The codes' range, given instead of learned from the first vectors, since stores add without training. A component
-    # of a unit vector is near 1 / sqrt(search_dimensions); one beyond eight times that is clipped, in the first stage.
-    widest = min(1.0, 8 / search_dimensions**0.5)
-    graph.train(np.repeat(np.array([[-widest], [widest]], dtype=np.float32), search_dimensions, axis=1))
-    graph.hnsw.efSearch = ef_search
-    graph.hnsw.efConstruction = ef_construction
-    first_stage = library.IndexPreTransform(graph)
-    first_stage.prepend_transform(library.NormalizationTransform(search_dimensions))
-    first_stage.prepend_transform(library.RemapDimensionsTransform(dimensions, search_dimensions, False))
-    full = library.IndexScalarQuantizer(dimensions, library.ScalarQuantizer.QT_fp16, library.METRIC_INNER_PRODUCT)
-    two_stages = library.IndexRefine(first_stage, full)
-    two_stages.k_factor = oversampling
-    index: faiss.Index = two_stages
-    return index
+    index = TwoStageIndex(dimensions, search_dimensions, neighbors)
+    index.graph.hnsw.efSearch = ef_search
+    index.graph.hnsw.efConstruction = ef_construction
+    index.k_factor = oversampling
+    return TwoStageIdMap(index) if with_ids else index
 
 
 def import_faiss() -> Any:
