@@ -843,7 +843,10 @@ def _as_ids(ids: Iterable[Any]) -> list[str]:
 
 
 def _copied(document: Document) -> Document:
-    return Document(id=document.id, page_content=document.page_content, metadata=deepcopy(document.metadata))
+    metadata = {
+        name: deepcopy(value) if isinstance(value, (list, dict)) else value for name, value in document.metadata.items()
+    }
+    return Document(id=document.id, page_content=document.page_content, metadata=metadata)
 
 
 def _checked_name(index_name: str) -> str:
