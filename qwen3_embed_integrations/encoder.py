@@ -12,7 +12,6 @@ import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
-from contextvars import copy_context
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -34,6 +33,7 @@ from qwen3_embed_integrations.long_text import LEAST_TOKENS, MAX_TOKENS, OVERLAP
 from qwen3_embed_integrations.matryoshka import as_integer, truncate
 from qwen3_embed_integrations.models import MIN_DIMENSIONS, find_spec
 from qwen3_embed_integrations.usage import Usage, UsageCounter, count
+from qwen3_embed_integrations.waiting import Caller
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -107,9 +107,15 @@ class Encoder(Protocol):
 async def _in_thread(
     encode: Callable[..., NDArray[np.float32]], texts: Iterable[str], instruction: str | None
 ) -> NDArray[np.float32]:
-    # Not asyncio's own executor, whose few threads would keep waiting callers out of the next group.
-    call = partial(copy_context().run, encode, texts, instruction=instruction)
-    return await asyncio.get_running_loop().run_in_executor(_THREADS, call)
+    loop = asyncio.get_running_loop()
+    caller = Caller(loop)
+    try:
+        # Not asyncio's own executor, whose few threads would keep waiting callers out of the next group.
+        call = partial(caller.bind(encode), texts, instruction=instruction)
+        return await loop.run_in_executor(_THREADS, call)
+    finally:
+        # Cancelled, or the loop is gone: the thread would go on.
+        caller.leave()
 
 
 class BaseEncoder(ABC):
@@ -220,6 +226,9 @@ class BaseEncoder(ABC):
     async def aencode_queries(self, texts: Iterable[str], *, instruction: str | None = None) -> NDArray[np.float32]:
         """Embed queries in a thread, without blocking the event loop.
 
+        Where it is cancelled, what was not begun yet is dropped: the thread ends after the group of texts, or the
+        request, that is under way. `usage` leaves such a call out.
+
         Args:
             texts: the queries.
             instruction: as for `encode_queries`.
@@ -231,6 +240,8 @@ class BaseEncoder(ABC):
 
     async def aencode_documents(self, texts: Iterable[str], *, instruction: str | None = None) -> NDArray[np.float32]:
         """Embed documents in a thread, without blocking the event loop.
+
+        Where it is cancelled, it ends as `aencode_queries` does.
 
         Args:
             texts: the documents.

@@ -18,6 +18,8 @@ from urllib.parse import urlsplit, urlunsplit
 
 import numpy as np
 
+from qwen3_embed_integrations.waiting import pause, stop_if_left
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from urllib.parse import SplitResult
@@ -189,16 +191,18 @@ class Endpoint:
             The vectors in the order of the texts, as the server sent them.
 
         Raises:
+            CancelledError: nobody waits for the vectors any more.
             EndpointError: there was no answer, an error, or not one vector of finite numbers and equal size a text.
         """
         asked = named(first, len(texts)) + (", which is empty" if list(texts) == [""] else "")
         few = 2 if len(texts) == 1 else 0
+        stop_if_left()
         tries = 0
         while isinstance(outcome := self._attempt(texts, dimensions), _Failure):
             most = min(few, self._max_retries) if narrowing and outcome.status in REFUSALS else self._max_retries
             if not outcome.passes or tries >= most:
                 raise EndpointError(f"no vectors for {asked}: {outcome.words}", outcome.status)
-            time.sleep(outcome.wait or min(8.0, 0.5 * 2**tries) * random.uniform(0.75, 1))
+            pause(outcome.wait or min(8.0, 0.5 * 2**tries) * random.uniform(0.75, 1))
             tries += 1
         return self._read(outcome, asked, first, len(texts))
 

@@ -49,6 +49,7 @@ from qwen3_embed_integrations.instructions import OWN_PROMPTS, Prompts
 from qwen3_embed_integrations.matryoshka import as_integer, truncate
 from qwen3_embed_integrations.models import CONTEXT, find_spec
 from qwen3_embed_integrations.usage import Usage, count
+from qwen3_embed_integrations.waiting import Caller
 
 if TYPE_CHECKING:
     from collections.abc import Container, Iterable, Iterator, Sequence
@@ -348,7 +349,10 @@ class RemoteEncoder(ConfiguredEncoder):
         batch_size = self.settings.batch_size or self._provider.batch_size
         groups = list(_groups(sizes, batch_size, self.settings.batch_tokens or CONTEXT, refused or {}))
         threads = self._live()[0]
-        futures = [threads.submit(self._embed_group, inputs[start:stop], start, refused) for start, stop in groups]
+        caller = Caller()
+        futures = [
+            threads.submit(caller.bind(self._embed_group), inputs[start:stop], start, refused) for start, stop in groups
+        ]
         pieces: list[_Piece] = []
         hide = not show_progress or len(groups) <= 1
         try:
@@ -357,6 +361,8 @@ class RemoteEncoder(ConfiguredEncoder):
                     pieces += future.result()
                     progress.update(stop - start)
         finally:
+            # After an error or an interrupt, the other requests are not repeated either.
+            caller.leave()
             for future in futures:
                 future.cancel()
         rows = np.zeros((len(inputs), self.dimensions), dtype=np.float32)

@@ -12,6 +12,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import threading
 import warnings
 import weakref
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
@@ -26,6 +27,8 @@ from sentence_transformers.sentence_transformer.modules import Dense, Normalize
 from transformers import AutoModel
 
 from qwen3_embed_integrations import INSTRUCTIONS, Qwen3Encoder, TruncationWarning, truncate
+from qwen3_embed_integrations import encoder as encoder_module
+from qwen3_embed_integrations.encoder import BaseEncoder
 from qwen3_embed_integrations.engine import engine as engine_module
 from qwen3_embed_integrations.engine.packed import PackedModel
 from qwen3_embed_integrations.engine.padded import PaddedModel
@@ -302,6 +305,61 @@ async def test_async_methods_leave_the_event_loop_free(encoder):
     assert ticks > 10
     np.testing.assert_allclose(queries, encoder.encode_queries(TEXTS), atol=1e-5)
     np.testing.assert_allclose(documents, encoder.encode_documents(TEXTS), atol=1e-5)
+
+
+def test_an_encoder_of_ones_own_stops_where_it_asks_another(encoder):
+    asked, seen, go = [], threading.Event(), threading.Event()
+
+    class Paragraphs(BaseEncoder):
+        def _encode(self, texts, prompt, show_progress):
+            means = []
+            for text in texts:
+                asked.append(text)
+                means.append(encoder.encode_documents(text.split("\n")).mean(axis=0))
+                if len(asked) == 2:
+                    seen.set()
+                    assert go.wait(60)
+            return np.stack(means)
+
+    async def main():
+        task = asyncio.create_task(Paragraphs(None, None).aencode_documents(["a\nb"] * 9))
+        while not seen.is_set():
+            await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    with ThreadPoolExecutor(1) as pool, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(encoder_module, "_THREADS", pool)
+        asyncio.run(main())
+        go.set()
+    # It had begun the third.
+    assert len(asked) == 3
+
+
+FAILING_MAIN = """
+import asyncio, atexit, sys
+from qwen3_embed_integrations import Qwen3Encoder
+encoder = Qwen3Encoder(sys.argv[1], dtype="float32", device="cpu", batch_tokens=1)
+model, groups = encoder._engine().load(), []
+embed = model.embed
+model.embed = lambda items: groups.append(len(items)) or embed(items)
+# Called once the threads are over.
+atexit.register(lambda: print(len(groups) < 5000))
+async def main():
+    task = asyncio.create_task(encoder.aencode_documents([str(number) for number in range(5000)]))
+    while not groups:
+        await asyncio.sleep(0)
+    raise ZeroDivisionError
+asyncio.run(main())
+"""
+
+
+def test_a_process_whose_main_failed_does_not_stay_for_what_it_began(model_folder):
+    command = [sys.executable, "-c", FAILING_MAIN, str(model_folder)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.stdout == "True\n", done.stderr
+    assert "ZeroDivisionError" in done.stderr
 
 
 def test_many_threads_get_the_same_vectors_from_one_load(model_folder, tmp_path, monkeypatch):

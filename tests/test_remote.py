@@ -302,7 +302,7 @@ def test_refusals_tell_what_would_be_refused_and_ask_nobody(make, server, model_
 
 def no_waiting(monkeypatch):
     """What is told at once waits for nothing."""
-    monkeypatch.setattr(endpoint.time, "sleep", lambda seconds: pytest.fail(f"waited for {seconds} s"))
+    monkeypatch.setattr(endpoint, "pause", lambda seconds: pytest.fail(f"waited for {seconds} s"))
 
 
 def test_a_server_that_is_not_there(monkeypatch):
@@ -361,7 +361,7 @@ def test_a_server_that_was_there_may_be_starting_again(make, server, monkeypatch
     server.socket.close()
     server.shutdown()
     waits = []
-    monkeypatch.setattr(endpoint.time, "sleep", waits.append)
+    monkeypatch.setattr(endpoint, "pause", waits.append)
     # Its connection is still open, and broken by the first request; then there is no new one to be had.
     with pytest.raises(EndpointError, match="refused"):
         encoder.encode_documents(["b"])
@@ -560,6 +560,45 @@ async def test_async_calls_do_not_wait_for_each_other(make, server, reference):
     server.release.set()
     vectors = [await task for task in waiting]
     assert cosines(np.concatenate(vectors), reference([as_query("a"), as_query("b")])).min() >= 0.99999
+
+
+async def test_a_cancelled_call_sends_no_further_request(make, server, reference):
+    encoder = make(batch_size=1, concurrency=2)
+    server.script = ["slow", "slow"]
+    task = asyncio.create_task(encoder.aencode_documents([f"text {number}" for number in range(20)]))
+    while server.done["slow"] < 2:
+        await asyncio.sleep(0.01)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    server.release.set()
+    # Waits for the threads.
+    await asyncio.to_thread(encoder.close)
+    assert len(server.requests) == 2
+    assert encoder.usage.texts == 0
+    assert cosines(await encoder.aencode_documents(["a"]), reference(["a"])) >= 0.99999
+
+
+async def test_a_cancelled_call_does_not_try_again(make, server):
+    encoder = make()
+    server.retry_after, server.script = "5", ["503-html"] * 9
+    task = asyncio.create_task(encoder.aencode_queries(["a"]))
+    while not server.requests:
+        await asyncio.sleep(0.01)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    await asyncio.to_thread(encoder.close)
+    assert len(server.requests) == 1
+
+
+def test_what_failed_is_not_asked_again_for_its_other_texts(make, server):
+    server.refuses, server.retry_after = {"a": 401, "b": 503}, "5"
+    encoder = make(batch_size=1, max_retries=1)
+    with pytest.raises(EndpointError, match="status 401"):
+        encoder.encode_documents(["a", "b"])
+    encoder.close()
+    assert [request["input"] for request in server.requests].count(["b"]) <= 1
 
 
 def test_many_threads_share_one_encoder(make, server, reference):

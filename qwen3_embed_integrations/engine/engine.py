@@ -32,6 +32,7 @@ from qwen3_embed_integrations.engine.model_files import (
 from qwen3_embed_integrations.engine.packed import PackedModel, shared_prefix
 from qwen3_embed_integrations.engine.padded import PaddedModel
 from qwen3_embed_integrations.engine.scheduler import Item, Job, Scheduler
+from qwen3_embed_integrations.waiting import present_caller, stop_if_left
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -133,6 +134,7 @@ class Engine:
             )
         with self._lock:
             if self._model is None:
+                stop_if_left()
                 # On the caller's thread, where a download can be interrupted.
                 folder = self.settings.source.model_folder()
                 # After a fork, torch makes its pool anew at the first use, and transformers loads on several threads,
@@ -305,9 +307,10 @@ class Replicas(Engine):
                     rows[position] = row
                 report(group)
 
+        caller = present_caller()
         with ThreadPoolExecutor(len(engines)) as pool:
             try:
-                for future in [pool.submit(work, engine) for engine in engines]:
+                for future in [pool.submit(caller.bind(work), engine) for engine in engines]:
                     future.result()
             except BaseException:
                 # An interrupt while waiting, too.
