@@ -21,6 +21,7 @@ from multiprocessing import get_context
 import numpy as np
 import pytest
 import torch
+import transformers
 from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Dense, Normalize
@@ -305,6 +306,47 @@ async def test_async_methods_leave_the_event_loop_free(encoder):
     assert ticks > 10
     np.testing.assert_allclose(queries, encoder.encode_queries(TEXTS), atol=1e-5)
     np.testing.assert_allclose(documents, encoder.encode_documents(TEXTS), atol=1e-5)
+
+
+@pytest.mark.parametrize("settings", [{}, {"quantization": "int8"}, {"device": ["cpu", "cpu"]}, {"max_tokens": 8}])
+def test_loading_draws_a_bar_only_where_progress_is_asked_for(model_folder, tmp_path, capfd, settings):
+    first, second, third = (
+        Qwen3Encoder(shutil.copytree(model_folder, tmp_path / name), dtype="float32", **settings) for name in "abc"
+    )
+    first.encode_documents(["a"])
+    second.warm_up()
+    third.encode_documents(["a"], show_progress=True)
+    assert capfd.readouterr().err.count("Loading weights: 100%") == (2 if "device" in settings else 1)
+
+
+def test_bars_of_others_are_drawn_while_a_model_is_loaded_and_after(model_folder, tmp_path, capfd, monkeypatch):
+    def drawn():
+        return capfd.readouterr().err.count("Loading weights: 100%")
+
+    load, others = engine_module._load, []
+
+    def watched(settings, folder):
+        with ThreadPoolExecutor(1) as pool:
+            pool.submit(AutoModel.from_pretrained, model_folder).result(60)
+        others.append(drawn())
+        return load(settings, folder)
+
+    monkeypatch.setattr(engine_module, "_load", watched)
+    Qwen3Encoder(shutil.copytree(model_folder, tmp_path / "own"), device="cpu").encode_documents(["a"])
+    assert (others, drawn()) == ([1], 0)
+    hooked = []
+
+    def hook(factory, arguments, options):
+        hooked.append(options["desc"])
+        return factory(*arguments, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(transformers.utils.logging, "_tqdm_hook", hook)
+        Qwen3Encoder(shutil.copytree(model_folder, tmp_path / "other"), device="cpu").encode_documents(["a"])
+        assert (others, hooked) == ([1, 1], ["Loading weights"])
+        assert transformers.utils.logging._tqdm_hook is hook
+    AutoModel.from_pretrained(model_folder)
+    assert drawn() == 1
 
 
 def test_an_encoder_of_ones_own_stops_where_it_asks_another(encoder):
