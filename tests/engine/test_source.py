@@ -216,8 +216,8 @@ def test_a_tokenizer_that_is_missing_offline_is_told_with_the_model(model_folder
     (snapshot / "tokenizer.json").unlink()
     encoder = Qwen3Encoder("acme/part", revision=COMMIT, cache_folder=tmp_path, local_files_only=True)
     words = (
-        rf"^the tokenizer\.json of acme/part \(revision {COMMIT}\) is not in the cache at {tmp_path}, and local_files_on"
-        rf"ly.*`hf download acme/part --revision {COMMIT} --cache-dir {tmp_path}`"
+        rf"^the tokenizer\.json of acme/part \(revision {COMMIT}\) is not in the cache at {tmp_path}, and local"
+        rf"_files_only.*`hf download acme/part --revision {COMMIT} --cache-dir {tmp_path}`"
     )
     for call in (encoder.encode_documents, encoder.count_tokens):
         with pytest.raises(FileNotFoundError, match=words):
