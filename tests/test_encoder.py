@@ -198,6 +198,16 @@ def hidden_of(encoder, ids):
     return torch.nn.functional.normalize(hidden, dim=-1).numpy()[None]
 
 
+def test_the_only_text_is_named_without_a_position(model_folder):
+    settings = {"dtype": "float32", "device": "cpu", "max_tokens": 64}
+    with pytest.warns(TruncationWarning, match=r"^the text has \d+ tokens and was cut to max_tokens=64"):
+        Qwen3Encoder(model_folder, **settings).encode_queries(["long " * 100])
+    strict = Qwen3Encoder(model_folder, **settings, long_text="error")
+    for texts, words in ((["long " * 100], "the text has"), (["long " * 100, "a"], "the text at index 0 has")):
+        with pytest.raises(ValueError, match=f"^{words} .* more than max_tokens=64$"):
+            strict.encode_documents(texts)
+
+
 def test_a_text_that_just_fits_is_not_cut(model_folder, encoder):
     text = "one two three"
     exact = Qwen3Encoder(model_folder, dtype="float32", device="cpu", max_tokens=encoder.count_tokens([text])[0])
@@ -229,10 +239,11 @@ def test_the_instruction_is_never_cut(model_folder):
         (3, "got int"),
         (["fine", None], r"index 1 must be a string, got None \(NoneType\)"),
         (["fine", "fine", 3], r"index 2 must be a string, got 3 \(int\)"),
-        ([["nested"]], r"index 0 must be a string"),
+        ([["nested"]], r"^the text must be a string"),
+        ([["nested"], "fine"], r"index 0 must be a string"),
         ({"a": "mapping"}, "got dict"),
         ({"a", "b"}, "got set"),
-        ([b"bytes"], r"index 0 must be a string, got b'bytes'"),
+        ([b"bytes"], r"^the text must be a string, got b'bytes'"),
     ],
 )
 def test_input_that_is_no_list_of_strings(model_folder, texts, message):
@@ -697,6 +708,8 @@ def test_what_overflows_in_float16_is_computed_again(tmp_path, reference):
     broken = Qwen3Encoder(folder, dtype="float32", device="cpu")
     with pytest.raises(FloatingPointError, match="the text at index 0 has no finite vector"):
         broken.encode_documents(texts)
+    with pytest.raises(FloatingPointError, match=r"^the text has no finite vector"):
+        broken.encode_queries(texts[:1])
 
 
 def test_a_model_whose_vectors_are_not_its_hidden_states_is_refused(model_folder, tmp_path):
