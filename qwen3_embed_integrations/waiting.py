@@ -44,13 +44,13 @@ class Caller:
         self._left = True
 
     def bind(self, work: Callable[..., Result]) -> Callable[..., Result]:
-        """Make work this caller's, wherever it runs, and run it in the present context; to be called once.
+        """Make work this caller's in whatever thread it runs, with the context variables of the present one.
 
         Args:
             work: any function.
 
         Returns:
-            The function to run in another thread.
+            The same function, for one thread: bind it anew for another.
         """
         context = copy_context()
         context.run(_caller.set, self)

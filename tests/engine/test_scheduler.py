@@ -170,6 +170,31 @@ def test_who_has_left_gets_no_further_groups(model_folder, encoder, expected, gr
     del left
 
 
+def test_what_waits_for_a_thread_is_not_begun(encoder, expected, groups, monkeypatch):
+    groups.go.clear()
+    begun, pool = [], ThreadPoolExecutor(1)
+    monkeypatch.setattr(encoder_module, "_THREADS", pool)
+
+    def tell(texts):
+        begun.append(True)
+        yield from texts
+
+    async def main():
+        first = asyncio.create_task(encoder.aencode_queries(TEXTS[:1]))
+        await seen(groups)
+        second = asyncio.create_task(encoder.aencode_queries(tell(TEXTS)))
+        await asyncio.sleep(0)
+        second.cancel()
+        await asyncio.wait([second])
+        groups.go.set()
+        return await first
+
+    vectors = asyncio.run(main())
+    pool.shutdown()
+    assert (groups, begun) == ([1], [])
+    np.testing.assert_allclose(vectors[0], expected[TEXTS[0]], atol=1e-5)
+
+
 def test_who_shares_a_group_with_one_that_has_left_gets_its_rows(encoder, expected, groups, threads, monkeypatch):
     groups.waiting, shared, go = 4, threading.Event(), threading.Event()
     model = encoder._engine().load()
