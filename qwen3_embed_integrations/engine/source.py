@@ -118,7 +118,8 @@ class ModelSource:
         """Give a folder with a pinned source's tokenizer, fetched where it is not here yet."""
         folder = self._folder(_TOKENIZER_FILES)
         if not self.is_folder and not (folder / "tokenizer.json").is_file():
-            raise self._not_cached(self._why_not_fetched(), "the tokenizer.json of ")
+            reason = self._why_not_fetched("the hub cannot be reached, or has none")
+            raise self._not_cached(reason, "the tokenizer.json of ")
         return folder
 
     def model_folder(self, *, show_progress: bool = False) -> Path:
@@ -181,12 +182,12 @@ class ModelSource:
                 raise
             raise self._not_cached(f"the proxy does not let it be fetched ({error})") from error
 
-    def _why_not_fetched(self) -> str:
+    def _why_not_fetched(self, otherwise: str = "the hub cannot be reached") -> str:
         from huggingface_hub.constants import HF_HUB_OFFLINE
 
         if self.local_files_only:
             return "local_files_only=True keeps it from being fetched"
-        return "HF_HUB_OFFLINE keeps it from being fetched" if HF_HUB_OFFLINE else "the hub cannot be reached"
+        return "HF_HUB_OFFLINE keeps it from being fetched" if HF_HUB_OFFLINE else otherwise
 
     def _cached_config(self) -> Path:
         # The hub's download functions ask the network for a registry of agents even when told local_files_only.
