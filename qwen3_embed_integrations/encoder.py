@@ -12,7 +12,6 @@ import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
-from contextvars import copy_context
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -33,8 +32,10 @@ from qwen3_embed_integrations.instructions import (
 )
 from qwen3_embed_integrations.long_text import LEAST_TOKENS, MAX_TOKENS, OVERLAP_TOKENS, Span, split
 from qwen3_embed_integrations.matryoshka import as_integer, truncate
+from qwen3_embed_integrations.messages import named
 from qwen3_embed_integrations.models import MIN_DIMENSIONS, find_spec
 from qwen3_embed_integrations.usage import Usage, UsageCounter, count
+from qwen3_embed_integrations.waiting import Caller
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -108,9 +109,15 @@ class Encoder(Protocol):
 async def _in_thread(
     encode: Callable[..., NDArray[np.float32]], texts: Iterable[str], instruction: str | None
 ) -> NDArray[np.float32]:
-    # Not asyncio's own executor, whose few threads would keep waiting callers out of the next group.
-    call = partial(copy_context().run, encode, texts, instruction=instruction)
-    return await asyncio.get_running_loop().run_in_executor(_THREADS, call)
+    loop = asyncio.get_running_loop()
+    caller = Caller(loop)
+    try:
+        # Not asyncio's own executor, whose few threads would keep waiting callers out of the next group.
+        call = partial(caller.bind(encode), texts, instruction=instruction)
+        return await loop.run_in_executor(_THREADS, call)
+    finally:
+        # Cancelled, or the loop is gone: the thread would go on.
+        caller.leave()
 
 
 class BaseEncoder(ABC):
@@ -212,7 +219,7 @@ class BaseEncoder(ABC):
         if first is not None:
             self._has_warned_of_prompts = True
             warnings.warn(
-                f"the text at index {first} begins with 'Instruct:' and has a line 'Query:', so it is embedded as it "
+                f"{named(first, len(texts))} begins with 'Instruct:' and has a line 'Query:', so it is embedded as it "
                 "stands, without the encoder's instruction, as are others like it: give bare texts",
                 UserWarning,
                 stacklevel=3,
@@ -220,6 +227,9 @@ class BaseEncoder(ABC):
 
     async def aencode_queries(self, texts: Iterable[str], *, instruction: str | None = None) -> NDArray[np.float32]:
         """Embed queries in a thread, without blocking the event loop.
+
+        Where it is cancelled, what was not begun yet is dropped: the thread ends after the group of texts, or the
+        request, that is under way. `usage` leaves such a call out.
 
         Args:
             texts: the queries.
@@ -232,6 +242,8 @@ class BaseEncoder(ABC):
 
     async def aencode_documents(self, texts: Iterable[str], *, instruction: str | None = None) -> NDArray[np.float32]:
         """Embed documents in a thread, without blocking the event loop.
+
+        Where it is cancelled, it ends as `aencode_queries` does.
 
         Args:
             texts: the documents.
@@ -688,7 +700,7 @@ class Qwen3Encoder(ConfiguredEncoder):
             overlap = min(OVERLAP_TOKENS, size // 10)
             windows = {index: self._windows(texts[index], prompt, size, overlap) for index, _ in too_long}
         elif too_long:
-            self._report(too_long, max_tokens)
+            self._report(too_long, len(texts), max_tokens)
             token_ids = [tokenization.cut(ids, max_tokens) for ids in token_ids]
         if not texts:
             return np.zeros((0, self.dimensions), dtype=np.float32)
@@ -739,7 +751,7 @@ class Qwen3Encoder(ConfiguredEncoder):
         broken = np.flatnonzero(~np.isfinite(embedded.states).all(axis=1))
         if len(broken):
             embedded.states[broken] = self._in_float32(
-                [token_ids[index] for index in broken], prompt_ids, [owners[index] for index in broken]
+                [token_ids[index] for index in broken], prompt_ids, [owners[index] for index in broken], owners[-1] + 1
             )
         return embedded
 
@@ -769,7 +781,7 @@ class Qwen3Encoder(ConfiguredEncoder):
             overlap_tokens = min(overlap_tokens, max_tokens // 2)
 
     def _in_float32(
-        self, token_ids: list[NDArray[np.int64]], prompt_ids: NDArray[np.int64], indexes: list[int]
+        self, token_ids: list[NDArray[np.int64]], prompt_ids: NDArray[np.int64], indexes: list[int], of: int
     ) -> NDArray[np.float32]:
         """Compute again what overflowed, as float16 does in the 8B (QwenLM/Qwen3-Embedding issue 164)."""
         from qwen3_embed_integrations.engine.engine import shared_engine
@@ -782,25 +794,24 @@ class Qwen3Encoder(ConfiguredEncoder):
         hidden = embedded.states
         broken = np.flatnonzero(~np.isfinite(hidden).all(axis=1))
         if len(broken):
-            index = indexes[broken[0]]
             raise FloatingPointError(
-                f"the text at index {index} has no finite vector, in float32 either: the weights are broken"
+                f"{named(indexes[broken[0]], of)} has no finite vector, in float32 either: the weights are broken"
             )
         return hidden
 
-    def _report(self, too_long: Sequence[tuple[int, int]], max_tokens: int) -> None:
+    def _report(self, too_long: Sequence[tuple[int, int]], of: int, max_tokens: int) -> None:
         """Refuse texts of too many tokens, or warn of the first that is cut."""
         index, length = too_long[0]
         if self.settings.long_text == "error":
             raise ValueError(
-                f"the text at index {index} {too_many(length, max_tokens)}"
+                f"{named(index, of)} {too_many(length, max_tokens)}"
                 + (f" ({len(too_long)} texts are too long)" if len(too_long) > 1 else "")
             )
         with self._lock:
             first, self._has_warned = not self._has_warned, True
         if first:
             warnings.warn(
-                f"the text at index {index} has {length} tokens and was cut to max_tokens={max_tokens}; "
+                f"{named(index, of)} has {length} tokens and was cut to max_tokens={max_tokens}; "
                 "further cuts are counted in truncated_texts without a warning",
                 TruncationWarning,
                 stacklevel=5,
@@ -923,7 +934,8 @@ def as_texts(texts: Iterable[str]) -> list[str]:
     result = list(texts)
     for index, text in enumerate(result):
         if not isinstance(text, str):
-            raise TypeError(f"the text at index {index} must be a string, got {text!r:.80} ({type(text).__name__})")
+            name = named(index, len(result))
+            raise TypeError(f"{name} must be a string, got {text!r:.80} ({type(text).__name__})")
     return result
 
 

@@ -18,6 +18,9 @@ from urllib.parse import urlsplit, urlunsplit
 
 import numpy as np
 
+from qwen3_embed_integrations.messages import named
+from qwen3_embed_integrations.waiting import pause, stop_if_left
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from urllib.parse import SplitResult
@@ -82,7 +85,11 @@ REFUSALS = (400, TOO_LARGE, 422, 424, 500)
 UNUSABLE = 200
 
 _LONGEST_WAIT = 120.0
+# So that a server that is down is told in 2 s. TCP asks a second time after 1 s, and the retries come within 1.5 s.
+_FIRST_CONNECTION_SECONDS = 1.2
+_FIRST_RETRIES = 2
 _BUSY = re.compile("overload|rate.?limit|too many requests|busy|unavailable|try again|temporar", re.IGNORECASE)
+_IS_IT_THERE = "is the server running, and are this its host and port?"
 _NO_TLS = ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "HTTP_REQUEST")
 
 
@@ -115,12 +122,16 @@ class Answer(NamedTuple):
 
 
 class _Failure(NamedTuple):
-    """Why one request brought no vectors: what to say, and whether another try may help, after how many seconds."""
+    """Why one request brought no vectors: what to say, and whether another try may help, after how many seconds.
+
+    What breaks is a connection that ended before there was an answer.
+    """
 
     words: str
     status: int | None
     passes: bool
     wait: float | None = None
+    breaks: bool = False
 
 
 class _Reply(NamedTuple):
@@ -135,8 +146,9 @@ class Endpoint:
 
     Repeats what failed by a timeout, a broken connection or the status 408, 409, 429 or 5xx, also where an answer of
     status 200 holds such an error, with growing delays and jitter, or after the time that a `Retry-After` asks for, up
-    to two minutes. What no second try mends is told at once: a certificate, a wrong scheme, the key, the path, and a
-    host or a port where nothing has answered yet.
+    to two minutes. What no second try mends is told at once: a certificate, a wrong scheme, the key, the path, and,
+    where nothing has answered yet, an unknown host and a connection that is refused or not there within 1.2 seconds.
+    One that breaks is tried twice more then.
 
     Args:
         base_url: where the server is, up to what comes before `/embeddings`.
@@ -144,7 +156,7 @@ class Endpoint:
         key: the key to send; None for none.
         key_variable: the environment variable that the key is read from, for messages.
         max_retries: how often to repeat a request that failed.
-        timeout: seconds to wait for a connection, and for the next bytes of an answer.
+        timeout: seconds to wait for the next bytes of an answer, and for a connection, once there was an answer.
     """
 
     def __init__(
@@ -160,6 +172,8 @@ class Endpoint:
         self._key = key
         self._key_variable = key_variable
         self._max_retries = max_retries
+        self._timeout = timeout
+        self._first_timeout = openai.Timeout(timeout, connect=min(timeout, _FIRST_CONNECTION_SECONDS))
         self._client: OpenAI = openai.OpenAI(
             base_url=base_url,
             # The client wants one, and servers without a key ignore it.
@@ -175,32 +189,44 @@ class Endpoint:
         self._takes_format: bool | None = None
 
     def embed(
-        self, texts: Sequence[str], *, dimensions: int | None = None, first: int = 0, narrowing: bool = False
+        self,
+        texts: Sequence[str],
+        *,
+        dimensions: int | None = None,
+        first: int = 0,
+        of: int | None = None,
+        narrowing: bool = False,
     ) -> Answer:
         """Send one request.
 
         Args:
             texts: what the server is to embed, at least one.
             dimensions: components to ask the server for; None to ask for nothing.
-            first: position of the first text, for messages.
+            first: position of the first text among those of a call, for messages.
+            of: how many texts the call has; None for these alone.
             narrowing: whether a refusal was seen before, and is not to be repeated as often.
 
         Returns:
             The vectors in the order of the texts, as the server sent them.
 
         Raises:
+            CancelledError: nobody waits for the vectors any more.
             EndpointError: there was no answer, an error, or not one vector of finite numbers and equal size a text.
         """
-        asked = named(first, len(texts)) + (", which is empty" if list(texts) == [""] else "")
+        of = len(texts) if of is None else of
+        asked = named(first, of, len(texts)) + (", which is empty" if list(texts) == [""] else "")
         few = 2 if len(texts) == 1 else 0
+        stop_if_left()
         tries = 0
         while isinstance(outcome := self._attempt(texts, dimensions), _Failure):
             most = min(few, self._max_retries) if narrowing and outcome.status in REFUSALS else self._max_retries
+            if outcome.breaks and not self._has_answered:
+                most = min(most, _FIRST_RETRIES)
             if not outcome.passes or tries >= most:
                 raise EndpointError(f"no vectors for {asked}: {outcome.words}", outcome.status)
-            time.sleep(outcome.wait or min(8.0, 0.5 * 2**tries) * random.uniform(0.75, 1))
+            pause(outcome.wait or min(8.0, 0.5 * 2**tries) * random.uniform(0.75, 1))
             tries += 1
-        return self._read(outcome, asked, first, len(texts))
+        return self._read(outcome, asked, first, of, len(texts))
 
     def _attempt(self, texts: Sequence[str], dimensions: int | None) -> _Reply | _Failure:
         """Send one request, and find out whether the server takes `encoding_format`."""
@@ -229,6 +255,7 @@ class Endpoint:
         options: dict[str, Any] = {} if dimensions is None else {"dimensions": dimensions}
         if not with_format:
             options["extra_body"] = {"encoding_format": self._left_out}
+        timeout = self._timeout if self._has_answered else self._first_timeout
         client = self._client
         if base_url is not None:
             client = client.with_options(base_url=base_url)
@@ -236,7 +263,7 @@ class Endpoint:
         try:
             # "float" is what every server takes; DashScope and older Ollama take nothing else.
             answer = client.embeddings.with_raw_response.create(
-                model=self._model, input=list(texts), encoding_format="float", **options
+                model=self._model, input=list(texts), encoding_format="float", timeout=timeout, **options
             ).http_response
         except self._errors as error:
             refusal = getattr(error, "response", None)
@@ -299,7 +326,8 @@ class Endpoint:
         detail = f" ({type(cause).__name__}: {cause})" if cause else ""
         words = f"no answer from {self._url}: {self._shown(f'{error}{detail}')}"
         hint = self._connection_hint(error)
-        return _Failure(words + (hint or ""), None, passes=hint is None)
+        breaks = not any(isinstance(cause, TimeoutError) for cause in _causes(error))
+        return _Failure(words + (hint or ""), None, passes=hint is None, breaks=breaks)
 
     def _connection_hint(self, error: Exception) -> str | None:
         """Say what is wrong with a connection; None for what may pass."""
@@ -317,14 +345,17 @@ class Endpoint:
                 continue
             if isinstance(cause, socket.gaierror):
                 return f"; no host of the name {parts.hostname!r} is known here: check base_url"
+            if type(cause).__name__ == "ConnectTimeout":
+                seconds = min(self._timeout, _FIRST_CONNECTION_SECONDS)
+                return f"; no connection in {seconds} s: {_IS_IT_THERE}"
             if isinstance(cause, OSError) and cause.errno in (ECONNREFUSED, EHOSTUNREACH, ENETUNREACH):
-                return "; is the server running, and are this its host and port?"
+                return f"; {_IS_IT_THERE}"
         is_timeout = any(isinstance(cause, TimeoutError) for cause in causes)
         if not self._has_answered and not is_timeout and parts.scheme == "http" and _speaks_tls(parts):
             return f"; the server speaks https there: give base_url={urlunsplit(parts._replace(scheme='https'))!r}"
         return None
 
-    def _read(self, reply: _Reply, asked: str, first: int, count: int) -> Answer:
+    def _read(self, reply: _Reply, asked: str, first: int, of: int, count: int) -> Answer:
         """Bring the vectors of an answer into the order of the texts."""
         if not _has_vectors(reply.content):
             hint = "" if self._base_url.endswith("/v1") else self._hint_of_path()
@@ -334,15 +365,16 @@ class Endpoint:
         items = _by_place(data, count)
         if len(data) != count or set(items) != set(range(count)):
             missing = [first + index for index in range(count) if index not in items]
-            gap = f": none for index {', '.join(map(str, missing[:10]))}" if missing else ""
-            raise EndpointError(f"{len(data)} vectors in the answer for {asked}, {count} texts{gap}", UNUSABLE)
+            gap = f": none for index {', '.join(map(str, missing[:10]))}" if missing and of > 1 else ""
+            wanted = f", {count} texts" if count > 1 else ""
+            raise EndpointError(f"{len(data)} vectors in the answer for {asked}{wanted}{gap}", UNUSABLE)
         vectors: list[NDArray[np.float32]] = []
         for place in range(count):
             vector, fault = _vector(items[place].get("embedding"))
             if vector is not None and vectors and vector.shape != vectors[0].shape:
                 fault = f"a vector of shape {vector.shape}, the one before {vectors[0].shape}"
             if vector is None or fault:
-                raise EndpointError(f"the text at index {first + place} got {fault}", UNUSABLE, first + place)
+                raise EndpointError(f"{named(first + place, of)} got {fault}", UNUSABLE, first + place)
             vectors.append(vector)
         return Answer(np.stack(vectors), _tokens(reply.content.get("usage")))
 
@@ -428,7 +460,7 @@ def _speaks_tls(url: SplitResult) -> bool:
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     try:
         with (
-            socket.create_connection((url.hostname or "", url.port or 80), timeout=5) as plain,
+            socket.create_connection((url.hostname or "", url.port or 80), _FIRST_CONNECTION_SECONDS) as plain,
             context.wrap_socket(plain, server_hostname=url.hostname),
         ):
             return True
@@ -441,11 +473,6 @@ def _tokens(usage: Any) -> int | None:
         return None
     tokens = usage.get("prompt_tokens") or usage.get("total_tokens")
     return tokens if type(tokens) is int and tokens > 0 else None
-
-
-def named(first: int, count: int) -> str:
-    """Name the texts of a request in a message."""
-    return f"the text at index {first}" if count == 1 else f"the texts at indexes {first} to {first + count - 1}"
 
 
 def checked_url(base_url: Any) -> str:

@@ -122,7 +122,7 @@ def check_endpoint(
         reference: local model to compare with, as for `Qwen3Encoder`; None for `model` where its weights are in a
             folder or in the hub's cache.
         max_tokens: about as many tokens as the longest text sent has.
-        timeout: seconds to wait for a connection, and for the next bytes of an answer.
+        timeout: as for `RemoteEncoder`, in seconds.
 
     Returns:
         What was found.
@@ -133,12 +133,14 @@ def check_endpoint(
         TypeError: a setting has the wrong type.
         ValueError: a setting is out of range or unknown.
     """
-    local = _local(model, reference)
+    given = None if reference is None else Qwen3Encoder(reference)
     cosines: tuple[float, ...] = ()
     with RemoteEncoder(
         base_url, model=model, served_model_name=served_model_name, api_key=api_key, timeout=timeout
     ) as remote:
+        # Before a model is loaded, so that a server that is down is told at once.
         sent = remote.endpoint.embed(PROBES).vectors
+        local = _local(model, given)
         findings = [_norms(sent), _batch(remote.endpoint, sent)]
         # Where a text's neighbours change its vector, it is asked for alone.
         ask = _ask_alone(remote.endpoint) if findings[1].fault else _ask_together(remote.endpoint)
@@ -169,12 +171,11 @@ def _ask_alone(endpoint: Endpoint) -> Ask:
     )
 
 
-def _local(model: str | os.PathLike[str], reference: str | os.PathLike[str] | None) -> Qwen3Encoder | None:
+def _local(model: str | os.PathLike[str], reference: Qwen3Encoder | None) -> Qwen3Encoder | None:
     """Load the local model; without a wish for one, only where its files are on this machine."""
     if reference is not None:
-        encoder = Qwen3Encoder(reference)
-        encoder.warm_up()
-        return encoder
+        reference.warm_up()
+        return reference
     try:
         encoder = Qwen3Encoder(model, local_files_only=True)
         encoder.warm_up()

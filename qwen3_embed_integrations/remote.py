@@ -42,14 +42,15 @@ from qwen3_embed_integrations.endpoint import (
     EndpointError,
     as_secret,
     checked_url,
-    named,
 )
 from qwen3_embed_integrations.engine.source import ModelSource, locate
 from qwen3_embed_integrations.engine.tokenization import encodable_text, shared_tokenization
 from qwen3_embed_integrations.instructions import OWN_PROMPTS, Prompts
 from qwen3_embed_integrations.matryoshka import as_integer, truncate
+from qwen3_embed_integrations.messages import named
 from qwen3_embed_integrations.models import CONTEXT, find_spec
 from qwen3_embed_integrations.usage import Usage, count
+from qwen3_embed_integrations.waiting import Caller
 
 if TYPE_CHECKING:
     from collections.abc import Container, Iterable, Iterator, Sequence
@@ -138,7 +139,8 @@ class RemoteEncoder(ConfiguredEncoder):
         batch_tokens: tokens of a request at most, unless one text has more; None for 32,768.
         concurrency: requests under way at most.
         max_retries: how often to repeat a request after a timeout, a broken connection, or status 429 or 5xx.
-        timeout: seconds to wait for a connection, and for the next bytes of an answer.
+        timeout: seconds to wait for the next bytes of an answer, and for a connection: before the server has answered
+            for the first time, 1.2 at most, so that one that is down is told at once.
         revision: the commit that the server runs, for `fingerprint`; the branch or tag whose files to take from the
             hub's cache.
         cache_folder: where the hub's files are kept.
@@ -336,7 +338,7 @@ class RemoteEncoder(ConfiguredEncoder):
         inputs = _inputs(as_texts(texts), self._document_prompt)
         sizes, refusals = self._measured(inputs)
         refused = {
-            index: EndpointError(f"the text at index {index} {reason}", index=index)
+            index: EndpointError(f"{named(index, len(inputs))} {reason}", index=index)
             for index, reason in refusals.items()
         }
         return self._embedded(inputs, sizes, refused, show_progress), dict(sorted(refused.items()))
@@ -345,7 +347,7 @@ class RemoteEncoder(ConfiguredEncoder):
         inputs = _inputs(texts, prompt)
         sizes, refusals = self._measured(inputs)
         for index, reason in refusals.items():
-            raise ValueError(f"the text at index {index} {reason}")
+            raise ValueError(f"{named(index, len(inputs))} {reason}")
         return self._embedded(inputs, sizes, None, show_progress)
 
     def _embedded(
@@ -356,7 +358,11 @@ class RemoteEncoder(ConfiguredEncoder):
         batch_size = self.settings.batch_size or self._provider.batch_size
         groups = list(_groups(sizes, batch_size, self.settings.batch_tokens or CONTEXT, refused or {}))
         threads = self._live()[0]
-        futures = [threads.submit(self._embed_group, inputs[start:stop], start, refused) for start, stop in groups]
+        caller = Caller()
+        futures = [
+            threads.submit(caller.bind(self._embed_group), inputs[start:stop], start, len(inputs), refused)
+            for start, stop in groups
+        ]
         pieces: list[_Piece] = []
         hide = not show_progress or len(groups) <= 1
         try:
@@ -365,6 +371,8 @@ class RemoteEncoder(ConfiguredEncoder):
                     pieces += future.result()
                     progress.update(stop - start)
         finally:
+            # After an error or an interrupt, the other requests are not repeated either.
+            caller.leave()
             for future in futures:
                 future.cancel()
         rows = np.zeros((len(inputs), self.dimensions), dtype=np.float32)
@@ -377,19 +385,21 @@ class RemoteEncoder(ConfiguredEncoder):
             count(Usage(texts, tokens, seconds=time.perf_counter() - started), self._counter)
         return rows
 
-    def _embed_group(self, inputs: list[str], first: int, refused: dict[int, EndpointError] | None) -> list[_Piece]:
+    def _embed_group(
+        self, inputs: list[str], first: int, of: int, refused: dict[int, EndpointError] | None
+    ) -> list[_Piece]:
         """Send one request, and find the texts that it is refused for: an error, or noted in `refused`."""
         try:
-            return [self._embed(inputs, first)]
+            return [self._embed(inputs, first, of)]
         except EndpointError as error:
             failure = error
         # One text that any server takes tells a refusal of these from one of all that is asked.
         if not _concerns_texts(failure, refused) or (failure.status != TOO_LARGE and not self._answers()):
             raise failure
-        return self._narrowed(inputs, first, failure, refused)
+        return self._narrowed(inputs, first, of, failure, refused)
 
     def _narrowed(
-        self, inputs: list[str], first: int, failure: EndpointError, refused: dict[int, EndpointError] | None
+        self, inputs: list[str], first: int, of: int, failure: EndpointError, refused: dict[int, EndpointError] | None
     ) -> list[_Piece]:
         """Send again, half by half, what was refused, until single texts are left that are."""
         if len(inputs) == 1:
@@ -402,18 +412,18 @@ class RemoteEncoder(ConfiguredEncoder):
         pieces: list[_Piece] = []
         for start, half in ((first, inputs[:middle]), (first + middle, inputs[middle:])):
             try:
-                pieces.append(self._embed(half, start, narrowing=True))
+                pieces.append(self._embed(half, start, of, narrowing=True))
                 continue
             except EndpointError as error:
                 failure = error
             if not _concerns_texts(failure, refused):
                 raise failure
-            pieces += self._narrowed(half, start, failure, refused)
+            pieces += self._narrowed(half, start, of, failure, refused)
         return pieces
 
     def _answers(self) -> bool:
         try:
-            self._ask(["a"], 0, narrowing=True)
+            self._ask(["a"], 0, 1, narrowing=True)
         except EndpointError:
             return False
         return True
@@ -429,10 +439,10 @@ class RemoteEncoder(ConfiguredEncoder):
             )
         return 0
 
-    def _embed(self, inputs: list[str], first: int, *, narrowing: bool = False) -> _Piece:
+    def _embed(self, inputs: list[str], first: int, of: int, *, narrowing: bool = False) -> _Piece:
         """Send one request, and bring the vectors to the dimensions asked for and unit length."""
         wanted = self._wanted
-        answer, asked = self._ask(inputs, first, narrowing)
+        answer, asked = self._ask(inputs, first, of, narrowing)
         vectors, size = answer.vectors, answer.vectors.shape[1]
         with self._lock:
             if self._size is None and not asked:
@@ -440,33 +450,33 @@ class RemoteEncoder(ConfiguredEncoder):
             known = self._size
         if size != known and not (asked and size == wanted):
             raise EndpointError(
-                f"{named(first, len(inputs))} got vectors of {size} components, but {self.model} has {known}"
+                f"{named(first, of, len(inputs))} got vectors of {size} components, but {self.model} has {known}"
             )
         if wanted is not None and size < wanted:
             raise EndpointError(
-                f"{named(first, len(inputs))} got vectors of {size} components, fewer than dimensions={wanted}; "
+                f"{named(first, of, len(inputs))} got vectors of {size} components, fewer than dimensions={wanted}; "
                 "send_dimensions=True asks the server for more"
             )
         unit = truncate(vectors, wanted or size)
         zeros = np.flatnonzero(~unit.any(axis=1))
         if len(zeros):
             index = first + int(zeros[0])
-            raise EndpointError(f"the text at index {index} got a vector of zeros", UNUSABLE, index)
+            raise EndpointError(f"{named(index, of)} got a vector of zeros", UNUSABLE, index)
         return _Piece(first, unit, answer.tokens)
 
-    def _ask(self, inputs: list[str], first: int, narrowing: bool) -> tuple[Answer, bool]:
+    def _ask(self, inputs: list[str], first: int, of: int, narrowing: bool) -> tuple[Answer, bool]:
         """Send one request: the server's answer, and whether it took `dimensions`."""
         endpoint, refusal = self.endpoint, ""
         if self._sends_dimensions:
             try:
-                dimensions = self._wanted
-                return endpoint.embed(inputs, dimensions=dimensions, first=first, narrowing=narrowing), True
+                asked = endpoint.embed(inputs, dimensions=self._wanted, first=first, of=of, narrowing=narrowing)
+                return asked, True
             except EndpointError as error:
                 if error.status not in (400, 422):
                     raise
                 refusal = str(error)
         # What was wrong with the texts is wrong without the field too, and raised here.
-        answer = endpoint.embed(inputs, first=first, narrowing=narrowing)
+        answer = endpoint.embed(inputs, first=first, of=of, narrowing=narrowing)
         if refusal:
             self._sends_dimensions = False
             logger.warning("the server refuses dimensions, so vectors are cut here: %s", refusal)

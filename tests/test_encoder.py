@@ -12,6 +12,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import threading
 import warnings
 import weakref
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
@@ -20,12 +21,15 @@ from multiprocessing import get_context
 import numpy as np
 import pytest
 import torch
+import transformers
 from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Dense, Normalize
 from transformers import AutoModel
 
 from qwen3_embed_integrations import INSTRUCTIONS, Qwen3Encoder, TruncationWarning, truncate
+from qwen3_embed_integrations import encoder as encoder_module
+from qwen3_embed_integrations.encoder import BaseEncoder
 from qwen3_embed_integrations.engine import engine as engine_module
 from qwen3_embed_integrations.engine.packed import PackedModel
 from qwen3_embed_integrations.engine.padded import PaddedModel
@@ -194,6 +198,16 @@ def hidden_of(encoder, ids):
     return torch.nn.functional.normalize(hidden, dim=-1).numpy()[None]
 
 
+def test_the_only_text_is_named_without_a_position(model_folder):
+    settings = {"dtype": "float32", "device": "cpu", "max_tokens": 64}
+    with pytest.warns(TruncationWarning, match=r"^the text has \d+ tokens and was cut to max_tokens=64"):
+        Qwen3Encoder(model_folder, **settings).encode_queries(["long " * 100])
+    strict = Qwen3Encoder(model_folder, **settings, long_text="error")
+    for texts, words in ((["long " * 100], "the text has"), (["long " * 100, "a"], "the text at index 0 has")):
+        with pytest.raises(ValueError, match=f"^{words} .* more than max_tokens=64$"):
+            strict.encode_documents(texts)
+
+
 def test_a_text_that_just_fits_is_not_cut(model_folder, encoder):
     text = "one two three"
     exact = Qwen3Encoder(model_folder, dtype="float32", device="cpu", max_tokens=encoder.count_tokens([text])[0])
@@ -225,10 +239,11 @@ def test_the_instruction_is_never_cut(model_folder):
         (3, "got int"),
         (["fine", None], r"index 1 must be a string, got None \(NoneType\)"),
         (["fine", "fine", 3], r"index 2 must be a string, got 3 \(int\)"),
-        ([["nested"]], r"index 0 must be a string"),
+        ([["nested"]], r"^the text must be a string"),
+        ([["nested"], "fine"], r"index 0 must be a string"),
         ({"a": "mapping"}, "got dict"),
         ({"a", "b"}, "got set"),
-        ([b"bytes"], r"index 0 must be a string, got b'bytes'"),
+        ([b"bytes"], r"^the text must be a string, got b'bytes'"),
     ],
 )
 def test_input_that_is_no_list_of_strings(model_folder, texts, message):
@@ -302,6 +317,102 @@ async def test_async_methods_leave_the_event_loop_free(encoder):
     assert ticks > 10
     np.testing.assert_allclose(queries, encoder.encode_queries(TEXTS), atol=1e-5)
     np.testing.assert_allclose(documents, encoder.encode_documents(TEXTS), atol=1e-5)
+
+
+@pytest.mark.parametrize("settings", [{}, {"quantization": "int8"}, {"device": ["cpu", "cpu"]}, {"max_tokens": 8}])
+def test_loading_draws_a_bar_only_where_progress_is_asked_for(model_folder, tmp_path, capfd, settings):
+    first, second, third = (
+        Qwen3Encoder(shutil.copytree(model_folder, tmp_path / name), dtype="float32", **settings) for name in "abc"
+    )
+    first.encode_documents(["a"])
+    second.warm_up()
+    third.encode_documents(["a"], show_progress=True)
+    assert capfd.readouterr().err.count("Loading weights: 100%") == (2 if "device" in settings else 1)
+
+
+def test_bars_of_others_are_drawn_while_a_model_is_loaded_and_after(model_folder, tmp_path, capfd, monkeypatch):
+    def drawn():
+        return capfd.readouterr().err.count("Loading weights: 100%")
+
+    load, others = engine_module._load, []
+
+    def watched(settings, folder):
+        with ThreadPoolExecutor(1) as pool:
+            pool.submit(AutoModel.from_pretrained, model_folder).result(60)
+        others.append(drawn())
+        return load(settings, folder)
+
+    monkeypatch.setattr(engine_module, "_load", watched)
+    Qwen3Encoder(shutil.copytree(model_folder, tmp_path / "own"), device="cpu").encode_documents(["a"])
+    assert (others, drawn()) == ([1], 0)
+    hooked = []
+
+    def hook(factory, arguments, options):
+        hooked.append(options["desc"])
+        return factory(*arguments, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(transformers.utils.logging, "_tqdm_hook", hook)
+        Qwen3Encoder(shutil.copytree(model_folder, tmp_path / "other"), device="cpu").encode_documents(["a"])
+        assert (others, hooked) == ([1, 1], ["Loading weights"])
+        assert transformers.utils.logging._tqdm_hook is hook
+    AutoModel.from_pretrained(model_folder)
+    assert drawn() == 1
+
+
+def test_an_encoder_of_ones_own_stops_where_it_asks_another(encoder):
+    asked, seen, go = [], threading.Event(), threading.Event()
+
+    class Paragraphs(BaseEncoder):
+        def _encode(self, texts, prompt, show_progress):
+            means = []
+            for text in texts:
+                asked.append(text)
+                means.append(encoder.encode_documents(text.split("\n")).mean(axis=0))
+                if len(asked) == 2:
+                    seen.set()
+                    assert go.wait(60)
+            return np.stack(means)
+
+    async def main():
+        task = asyncio.create_task(Paragraphs(None, None).aencode_documents(["a\nb"] * 9))
+        while not seen.is_set():
+            await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    with ThreadPoolExecutor(1) as pool, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(encoder_module, "_THREADS", pool)
+        asyncio.run(main())
+        go.set()
+    # It had begun the third.
+    assert len(asked) == 3
+
+
+FAILING_MAIN = """
+import asyncio, atexit, sys
+from qwen3_embed_integrations import Qwen3Encoder
+encoder = Qwen3Encoder(sys.argv[1], dtype="float32", device="cpu", batch_tokens=1)
+model, groups = encoder._engine().load(), []
+embed = model.embed
+model.embed = lambda items: groups.append(len(items)) or embed(items)
+# Called once the threads are over.
+atexit.register(lambda: print(len(groups) < 5000))
+async def main():
+    task = asyncio.create_task(encoder.aencode_documents([str(number) for number in range(5000)]))
+    while not groups:
+        await asyncio.sleep(0)
+    raise ZeroDivisionError
+asyncio.run(main())
+"""
+
+
+def test_a_process_whose_main_failed_does_not_stay_for_what_it_began(model_folder):
+    command = [sys.executable, "-c", FAILING_MAIN, str(model_folder)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.stdout == "True\n", done.stderr
+    assert "ZeroDivisionError" in done.stderr
 
 
 def test_many_threads_get_the_same_vectors_from_one_load(model_folder, tmp_path, monkeypatch):
@@ -597,6 +708,8 @@ def test_what_overflows_in_float16_is_computed_again(tmp_path, reference):
     broken = Qwen3Encoder(folder, dtype="float32", device="cpu")
     with pytest.raises(FloatingPointError, match="the text at index 0 has no finite vector"):
         broken.encode_documents(texts)
+    with pytest.raises(FloatingPointError, match=r"^the text has no finite vector"):
+        broken.encode_queries(texts[:1])
 
 
 def test_a_model_whose_vectors_are_not_its_hidden_states_is_refused(model_folder, tmp_path):

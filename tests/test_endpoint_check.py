@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
+
 import pytest
 from typer.testing import CliRunner
 
 from qwen3_embed_integrations import EndpointError
 from qwen3_embed_integrations.cli import app
 from qwen3_embed_integrations.endpoint_check import CHECKS, check_endpoint
+from qwen3_embed_integrations.engine import engine
 from qwen3_embed_integrations.models import TINY_FOLDER
 from tests.misbehaving_server import WRONG_VECTORS, Model, serving
 
@@ -145,6 +148,19 @@ def test_the_command(models):
         wrong = runner.invoke(app, [*command, "--reference", "no such model"])
         assert wrong.exit_code == 2
         assert "unknown model" in wrong.output
+
+
+def test_a_server_that_is_down_is_told_before_a_model_is_loaded(model_folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(engine, "_load", lambda *_: pytest.fail("loaded a model"))
+    with serving(None) as gone:
+        url = gone.url
+    folder = shutil.copytree(model_folder, tmp_path / "unloaded")
+    for settings in ({"model": folder}, {"model": "embed:latest", "reference": folder}):
+        with pytest.raises(EndpointError, match=f"no answer from {url}/embeddings: .*is the server running"):
+            check_endpoint(url, **settings)
+    # What is wrong with the call needs no server.
+    with pytest.raises(ValueError, match="unknown model 'no such model'"):
+        check_endpoint(url, model="tiny", reference="no such model")
 
 
 def test_a_server_without_answers_is_an_error(models):

@@ -169,7 +169,7 @@ def test_long_words_and_huge_graphemes_are_cut_as_well(encoder, tokenizer):
 def test_sizes_are_checked(encoder, max_tokens, overlap, message):
     with pytest.raises(ValueError, match=message):
         encoder.split("text", max_tokens, overlap)
-    with pytest.raises(TypeError, match="index 0 must be a string, got None"):
+    with pytest.raises(TypeError, match="the text must be a string, got None"):
         encoder.split(None)
 
 
@@ -220,7 +220,7 @@ def test_all_windows_of_one_document(encoder):
     # The widest windows that fit beside the instruction, though its end joins with their beginnings.
     room = 50 - len(encoder._tokenization().prompt(small._document_prompt))
     assert len(small.encode_long_document("(word " * 100, room, 2)) > 5
-    with pytest.raises(TypeError, match="index 0 must be a string"):
+    with pytest.raises(TypeError, match="the text must be a string"):
         encoder.encode_long_document(None)
     with pytest.raises(TypeError, match="max_tokens"):
         encoder.encode_long_document("text", "many")

@@ -235,7 +235,7 @@ def test_a_written_query_over_a_server_and_cut(model_folder, reference):
         assert close(remote.encode_queries(asked), reference([asked[0], as_query("bare")]))
     small = encoder(model_folder, max_tokens=64, document_instruction="legal", long_text="chunk")
     long = "Instruct: Retrieve code\nQuery:" + "word " * 200
-    with pytest.warns(UserWarning, match="at index 0"):
+    with pytest.warns(UserWarning, match="^the text begins with 'Instruct:'"):
         [found] = small.encode_documents([long])
     bare = encoder(model_folder, max_tokens=64, long_text="chunk")
     # The windows of the bare text are as long as the other's, whose instruction takes tokens of each.

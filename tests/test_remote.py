@@ -8,10 +8,14 @@ import logging
 import multiprocessing
 import pickle
 import random
+import select
 import shutil
+import socket
 import subprocess
+import sys
 import traceback
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import replace
 
 import numpy as np
@@ -180,7 +184,7 @@ def test_a_wrong_answer_is_an_error_that_names_the_texts(make, server, fault):
 
 def test_what_never_passes_ends_with_the_servers_words(make, server):
     server.script = ["503-html"] * 3
-    with pytest.raises(EndpointError, match=r"the text at index 0: status 503: .*Bad Gateway") as caught:
+    with pytest.raises(EndpointError, match=r"no vectors for the text: status 503: .*Bad Gateway") as caught:
         make(max_retries=2).encode_queries(["a"])
     assert caught.value.status == 503
     assert len(server.requests) == 3
@@ -302,20 +306,117 @@ def test_refusals_tell_what_would_be_refused_and_ask_nobody(make, server, model_
 
 def no_waiting(monkeypatch):
     """What is told at once waits for nothing."""
-    monkeypatch.setattr(endpoint.time, "sleep", lambda seconds: pytest.fail(f"waited for {seconds} s"))
+    monkeypatch.setattr(endpoint, "pause", lambda seconds: pytest.fail(f"waited for {seconds} s"))
 
 
 def test_a_server_that_is_not_there(monkeypatch):
     no_waiting(monkeypatch)
     with serving(None) as gone:
         url = gone.url
-    with pytest.raises(
-        EndpointError, match=r"no vectors for the text at index 0: .*refused.*is the server running"
-    ) as caught:
+    with pytest.raises(EndpointError, match=r"no vectors for the text: .*refused.*is the server running") as caught:
         RemoteEncoder(url, model="tiny").encode_queries(["a"])
     assert f"{url}/embeddings" in str(caught.value)
     with pytest.raises(EndpointError, match=r"no host of the name 'no-such-host\.invalid' is known here"):
         RemoteEncoder("http://no-such-host.invalid/v1", model="tiny").encode_queries(["a"])
+
+
+@pytest.fixture
+def full():
+    """The URL of a server that accepts no connection, and answers no attempt either, as one behind a firewall."""
+    with ExitStack() as stack:
+        listening = stack.enter_context(socket.socket())
+        listening.bind(("127.0.0.1", 0))
+        listening.listen(0)
+        fill(listening, stack)
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}/v1"
+
+
+def fill(listening, stack):
+    """Take the places of those who wait for their connection to be accepted."""
+    for _ in range(4):
+        waiting = stack.enter_context(socket.socket())
+        waiting.setblocking(False)
+        waiting.connect_ex(listening.getsockname())
+    assert select.select([], [waiting], [], 0) == ([], [], [])
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs a queue of connections that is ever full")
+def test_a_server_that_takes_no_connection_is_told_at_the_first_try(full, monkeypatch):
+    no_waiting(monkeypatch)
+    for call in (
+        lambda encoder: encoder.encode_queries(["a"]),
+        lambda encoder: encoder.encode_documents_each(["a", "b"]),
+        lambda encoder: encoder.dimensions,
+        lambda encoder: asyncio.run(encoder.aencode_documents(["a"])),
+    ):
+        words = rf"no answer from {full}/embeddings: .*; no connection in 0\.2 s: is the server running"
+        with pytest.raises(EndpointError, match=words):
+            call(RemoteEncoder(full, model="embed:latest", timeout=0.2))
+    # However long the answer may take.
+    with pytest.raises(EndpointError, match=r"no connection in 1\.2 s"):
+        RemoteEncoder(full, model="tiny", timeout=600).encode_queries(["a"])
+
+
+def test_a_connection_that_breaks_is_tried_twice_more_before_there_was_an_answer(make, server, monkeypatch):
+    waits = []
+    monkeypatch.setattr(endpoint, "pause", waits.append)
+    server.script = ["reset"] * 9
+    with pytest.raises(EndpointError, match=f"no answer from {server.url}/embeddings"):
+        make(max_retries=8).encode_documents(["a"])
+    assert server.done["reset"] == 3
+    assert sum(waits) <= 1.5
+    server.script = ["", *["reset"] * 5, ""]
+    encoder = make(max_retries=5)
+    encoder.encode_documents(["a"])
+    assert encoder.encode_documents(["b"]).shape == (1, 64)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs a queue of connections that is ever full")
+def test_a_server_that_was_there_may_be_too_busy_for_a_connection(make, server, monkeypatch):
+    encoder = make(max_retries=2, timeout=0.2)
+    encoder.encode_documents(["a"])
+    server.script = ["reset"]
+    server.socket.close()
+    server.shutdown()
+    waits = []
+    monkeypatch.setattr(endpoint, "pause", waits.append)
+    with ExitStack() as stack:
+        listening = stack.enter_context(socket.socket())
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind(server.server_address)
+        listening.listen(0)
+        fill(listening, stack)
+        with pytest.raises(EndpointError, match="ConnectTimeout") as caught:
+            encoder.encode_documents(["b"])
+    assert len(waits) == 2
+    assert "is the server running" not in str(caught.value)
+
+
+def test_one_text_is_the_text_and_of_several_the_position_is_told(make, server):
+    server.refuses = {"b": 400}
+    for texts, words in ((["b"], "the text: status 400"), (["a", "b"], "the text at index 1: status 400")):
+        encoder = make(batch_size=1)
+        with pytest.raises(EndpointError, match=f"^no vectors for {words}") as caught:
+            encoder.encode_documents(texts)
+        assert caught.value.index == len(texts) - 1
+        _, refused = encoder.encode_documents_each(texts)
+        assert str(refused[len(texts) - 1]).startswith(f"no vectors for {words}")
+    server.refuses = {}
+    for fault, words in {
+        "zero": "^the text got a vector of zeros",
+        "nan": "^the text got a vector with numbers that are not finite",
+        "short": "^0 vectors in the answer for the text$",
+        "long": "^2 vectors in the answer for the text$",
+        "html-200": "^no embeddings in the answer for the text, but",
+        "narrow": "^the text got vectors of 63 components",
+    }.items():
+        server.script = ["", fault]
+        encoder = make()
+        encoder.encode_documents(["a", "b"])
+        with pytest.raises(EndpointError, match=words):
+            encoder.encode_queries(["a"])
+    with pytest.raises(TypeError, match=r"^the text must be a string, got None"):
+        make().encode_queries([None])
 
 
 @pytest.fixture(scope="module")
@@ -361,7 +462,7 @@ def test_a_server_that_was_there_may_be_starting_again(make, server, monkeypatch
     server.socket.close()
     server.shutdown()
     waits = []
-    monkeypatch.setattr(endpoint.time, "sleep", waits.append)
+    monkeypatch.setattr(endpoint, "pause", waits.append)
     # Its connection is still open, and broken by the first request; then there is no new one to be had.
     with pytest.raises(EndpointError, match="refused"):
         encoder.encode_documents(["b"])
@@ -488,7 +589,7 @@ def test_too_long_a_text_is_refused_before_anything_is_sent(make, server, tmp_pa
     sent = len(server.requests)
     with pytest.raises(ValueError, match=r"the text at index 1 has \d+ tokens, more than max_tokens=12"):
         encoder.encode_documents(["a", "word " * 50])
-    with pytest.raises(ValueError, match="the text at index 0 has"):
+    with pytest.raises(ValueError, match=r"^the text has \d+ tokens, more than max_tokens=12"):
         encoder.encode_queries(["a"])
     unknown = make(model="acme/other", cache_folder=tmp_path, max_tokens=12)
     assert unknown.encode_documents(["a" * 11]).shape == (1, 64)
@@ -560,6 +661,45 @@ async def test_async_calls_do_not_wait_for_each_other(make, server, reference):
     server.release.set()
     vectors = [await task for task in waiting]
     assert cosines(np.concatenate(vectors), reference([as_query("a"), as_query("b")])).min() >= 0.99999
+
+
+async def test_a_cancelled_call_sends_no_further_request(make, server, reference):
+    encoder = make(batch_size=1, concurrency=2)
+    server.script = ["slow", "slow"]
+    task = asyncio.create_task(encoder.aencode_documents([f"text {number}" for number in range(20)]))
+    while server.done["slow"] < 2:
+        await asyncio.sleep(0.01)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    server.release.set()
+    # Waits for the threads.
+    await asyncio.to_thread(encoder.close)
+    assert len(server.requests) == 2
+    assert encoder.usage.texts == 0
+    assert cosines(await encoder.aencode_documents(["a"]), reference(["a"])) >= 0.99999
+
+
+async def test_a_cancelled_call_does_not_try_again(make, server):
+    encoder = make()
+    server.retry_after, server.script = "5", ["503-html"] * 9
+    task = asyncio.create_task(encoder.aencode_queries(["a"]))
+    while not server.requests:
+        await asyncio.sleep(0.01)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    await asyncio.to_thread(encoder.close)
+    assert len(server.requests) == 1
+
+
+def test_what_failed_is_not_asked_again_for_its_other_texts(make, server):
+    server.refuses, server.retry_after = {"a": 401, "b": 503}, "5"
+    encoder = make(batch_size=1, max_retries=1)
+    with pytest.raises(EndpointError, match="status 401"):
+        encoder.encode_documents(["a", "b"])
+    encoder.close()
+    assert [request["input"] for request in server.requests].count(["b"]) <= 1
 
 
 def test_many_threads_share_one_encoder(make, server, reference):

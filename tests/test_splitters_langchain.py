@@ -202,7 +202,7 @@ def test_wrong_input_is_named_before_any_work(splitter):
         splitter.create_documents(["fine", None])
     with pytest.raises(TypeError, match="put it in a list"):
         splitter.create_documents("text")
-    with pytest.raises(TypeError, match="index 0 must be a string, got 3"):
+    with pytest.raises(TypeError, match="the text must be a string, got 3"):
         splitter.split_text(3)
     with pytest.raises(ValueError, match="metadatas must be one per text, got 1 for 2 texts"):
         splitter.create_documents(["a", "b"], [{}])

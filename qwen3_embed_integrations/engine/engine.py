@@ -9,7 +9,7 @@ import weakref
 from collections import Counter, deque
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
@@ -32,6 +32,7 @@ from qwen3_embed_integrations.engine.model_files import (
 from qwen3_embed_integrations.engine.packed import PackedModel, shared_prefix
 from qwen3_embed_integrations.engine.padded import PaddedModel
 from qwen3_embed_integrations.engine.scheduler import Item, Job, Scheduler
+from qwen3_embed_integrations.waiting import present_caller, stop_if_left
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -116,8 +117,11 @@ class Engine:
         """How many callers it computes for or keeps waiting."""
         return self._scheduler.waiting
 
-    def load(self) -> PackedModel | PaddedModel:
+    def load(self, *, show_progress: bool = False) -> PackedModel | PaddedModel:
         """Load the weights, unless they are loaded already.
+
+        Args:
+            show_progress: whether the libraries that fetch and load them may draw their progress bars.
 
         Returns:
             What runs them.
@@ -133,12 +137,18 @@ class Engine:
             )
         with self._lock:
             if self._model is None:
+                stop_if_left()
                 # On the caller's thread, where a download can be interrupted.
-                folder = self.settings.source.model_folder()
+                folder = self.settings.source.model_folder(show_progress=show_progress)
                 # After a fork, torch makes its pool anew at the first use, and transformers loads on several threads,
                 # of which two could meet there ("Invalid thread pool!").
                 torch.set_num_threads(torch.get_num_threads())
-                self._model = self._on_thread(lambda: _load(self.settings, folder))
+
+                def load() -> PackedModel | PaddedModel:
+                    with nullcontext() if show_progress else _without_bars():
+                        return _load(self.settings, folder)
+
+                self._model = self._on_thread(load)
             return self._model
 
     def embed(
@@ -155,12 +165,13 @@ class Engine:
             token_ids: each text's token ids, prompt and end token included, shape (tokens,); at least one text.
             prompt_ids: the prompt's own token ids, without end token, shape (tokens,).
             batch_tokens: the most tokens to run at once; None for the device's default.
-            show_progress: whether to draw a progress bar, in texts; a single batch gets none.
+            show_progress: whether to draw a progress bar, in texts, which a single batch gets none of, and those of
+                loading.
 
         Returns:
             The states in the order of token_ids.
         """
-        model = self.load()
+        model = self.load(show_progress=show_progress)
         positions: dict[bytes, list[int]] = {}
         for position, ids in enumerate(token_ids):
             positions.setdefault(ids.tobytes(), []).append(position)
@@ -265,13 +276,16 @@ class Replicas(Engine):
         """Whether the weights are in memory, on every device."""
         return all(engine.is_loaded for engine in self._engines)
 
-    def load(self) -> PackedModel | PaddedModel:
+    def load(self, *, show_progress: bool = False) -> PackedModel | PaddedModel:
         """Load the weights on every device, unless they are loaded already.
+
+        Args:
+            show_progress: whether the libraries that fetch and load them may draw their progress bars.
 
         Returns:
             What runs them on the first device.
         """
-        models = [engine.load() for engine in self._engines]
+        models = [engine.load(show_progress=show_progress) for engine in self._engines]
         return models[0]
 
     def run(
@@ -305,9 +319,10 @@ class Replicas(Engine):
                     rows[position] = row
                 report(group)
 
+        caller = present_caller()
         with ThreadPoolExecutor(len(engines)) as pool:
             try:
-                for future in [pool.submit(work, engine) for engine in engines]:
+                for future in [pool.submit(caller.bind(work), engine) for engine in engines]:
                     future.result()
             except BaseException:
                 # An interrupt while waiting, too.
@@ -336,6 +351,39 @@ def _budget(settings: EngineSettings) -> int:
 def _is_out_of_memory(error: RuntimeError) -> bool:
     # torch's own allocator for the CPU has no class of error.
     return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator: can't allocate memory" in str(error)
+
+
+_bars_lock = threading.Lock()
+
+
+@contextmanager
+def _without_bars() -> Iterator[None]:
+    """Keep transformers from drawing bars in this thread."""
+    bars: Any = transformers.utils.logging
+    # What is changed here is the process's, and so put back before another thread changes it.
+    with _bars_lock:
+        if not hasattr(bars, "set_tqdm_hook"):
+            # Older releases have nothing but a switch for all threads.
+            were_drawn = bars.is_progress_bar_enabled()
+            bars.disable_progress_bar()
+            try:
+                yield
+            finally:
+                if were_drawn:
+                    bars.enable_progress_bar()
+            return
+        own, before = threading.get_ident(), None
+
+        def hook(factory: Callable[..., Any], arguments: tuple[Any, ...], options: dict[str, Any]) -> Any:
+            if threading.get_ident() == own:
+                return factory(*arguments, **{**options, "disable": True})
+            return factory(*arguments, **options) if before is None else before(factory, arguments, options)
+
+        before = bars.set_tqdm_hook(hook)
+        try:
+            yield
+        finally:
+            bars.set_tqdm_hook(before)
 
 
 def _load(settings: EngineSettings, folder: Path) -> PackedModel | PaddedModel:

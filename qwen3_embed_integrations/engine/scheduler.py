@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import threading
 from collections import deque
+from concurrent.futures import CancelledError
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from qwen3_embed_integrations.waiting import present_caller
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
+
+    from qwen3_embed_integrations.waiting import Caller
 
 
 @dataclass(frozen=True)
@@ -37,6 +42,7 @@ class Job:
         groups: positions in items that may run together; taken away as they run.
         budget: the most tokens to run at once.
         progress: told the positions of each group that is done.
+        caller: who waits for the results.
         rows: the results so far, shape (hidden size,) each.
         running: groups that run right now.
         error: what went wrong, if anything.
@@ -46,6 +52,7 @@ class Job:
     groups: deque[list[int]]
     budget: int
     progress: Callable[[list[int]], object]
+    caller: Caller = field(default_factory=present_caller)
     rows: dict[int, NDArray[np.float32]] = field(default_factory=dict)
     running: int = 0
     error: Exception | None = None
@@ -88,6 +95,7 @@ class Scheduler:
             float32 array, shape (n, hidden size), in the order of the items.
 
         Raises:
+            CancelledError: its caller has left, and so have the groups that did not run yet.
             Exception: what computing this job's own items raised.
         """
         with self._turn:
@@ -105,9 +113,7 @@ class Scheduler:
                     other.groups.appendleft(group)
                     if other not in self._jobs:
                         self._jobs.appendleft(other)
-                job.groups.clear()
-                if job in self._jobs:
-                    self._jobs.remove(job)
+                self._drop(job)
             self._end_turn(batch)
             raise
         if job.error is not None:
@@ -118,6 +124,9 @@ class Scheduler:
         """Wait for a turn and take groups of the longest waiting jobs; nothing once the own job is done."""
         with self._turn:
             self._turn.wait_for(lambda: own.done or not self._busy)
+            for job in [job for job in self._jobs if job.caller.has_left]:
+                job.error = CancelledError()
+                self._drop(job)
             if own.done:
                 return []
             self._busy = True
@@ -135,6 +144,12 @@ class Scheduler:
                     # Behind the others, so that a caller with many texts does not keep a caller with one waiting.
                     self._jobs.append(job)
             return batch
+
+    def _drop(self, job: Job) -> None:
+        """Forget a job's groups that do not run yet."""
+        job.groups.clear()
+        if job in self._jobs:
+            self._jobs.remove(job)
 
     def _end_turn(self, batch: list[tuple[Job, list[int]]]) -> None:
         with self._turn:
@@ -157,9 +172,7 @@ class Scheduler:
             job = batch[0][0]
             with self._turn:
                 job.error = error
-                job.groups.clear()
-                if job in self._jobs:
-                    self._jobs.remove(job)
+                self._drop(job)
             return
         start = 0
         for job, group in batch:

@@ -6,10 +6,14 @@ import difflib
 import hashlib
 import os
 import re
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
+from inspect import signature
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from tqdm import tqdm
 
 from qwen3_embed_integrations.engine.model_files import (
     ADAPTER,
@@ -22,9 +26,17 @@ from qwen3_embed_integrations.engine.model_files import (
 )
 from qwen3_embed_integrations.models import MODELS, find_spec
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _TOKENIZER_FILES = ["config.json", "tokenizer*.json"]
 _MODEL_FILES = ["*.json", "*.safetensors"]
+
+
+class _NoBar(tqdm):  # type: ignore[misc]  # tqdm has no types
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **{**options, "disable": True})
 
 
 class FilesChangedError(RuntimeError):
@@ -104,11 +116,15 @@ class ModelSource:
 
     def tokenizer_folder(self) -> Path:
         """Give a folder with a pinned source's tokenizer, fetched where it is not here yet."""
-        return self._folder(_TOKENIZER_FILES)
+        folder = self._folder(_TOKENIZER_FILES)
+        if not self.is_folder and not (folder / "tokenizer.json").is_file():
+            reason = self._why_not_fetched("the hub cannot be reached, or has none")
+            raise self._not_cached(reason, "the tokenizer.json of ")
+        return folder
 
-    def model_folder(self) -> Path:
+    def model_folder(self, *, show_progress: bool = False) -> Path:
         """Give a folder with all that loading a pinned source needs, fetched where it is not here yet."""
-        return self._folder(_MODEL_FILES)
+        return self._folder(_MODEL_FILES, show_progress=show_progress)
 
     def _check_files(self) -> None:
         if self.files != _list_files(self.location):
@@ -116,7 +132,7 @@ class ModelSource:
                 f"the files in {self.location} changed since this encoder first used them: close it or make a new one"
             )
 
-    def _folder(self, patterns: list[str]) -> Path:
+    def _folder(self, patterns: list[str], *, show_progress: bool = False) -> Path:
         if self.is_folder:
             self._check_files()
             return Path(self.location)
@@ -124,15 +140,16 @@ class ModelSource:
             return self._cached_config().parent
         from huggingface_hub import snapshot_download
 
-        return Path(
-            snapshot_download(
+        with self._named_errors():
+            folder = snapshot_download(
                 self.location,
                 revision=self.revision,
                 cache_dir=self._cache_dir,
                 token=self.token,
                 allow_patterns=patterns,
+                tqdm_class=None if show_progress else _NoBar,
             )
-        )
+        return Path(folder)
 
     def _config_path(self) -> Path:
         if self.is_folder:
@@ -141,15 +158,36 @@ class ModelSource:
 
     def _fetched(self, name: str) -> Path:
         from huggingface_hub import hf_hub_download
+
+        # Before its release 1, the hub's library draws a bar for a file in any case.
+        options: Any = {"tqdm_class": _NoBar} if "tqdm_class" in signature(hf_hub_download).parameters else {}
+        with self._named_errors():
+            path = hf_hub_download(
+                self.location, name, revision=self.revision, cache_dir=self._cache_dir, token=self.token, **options
+            )
+        return Path(path)
+
+    @contextmanager
+    def _named_errors(self) -> Iterator[None]:
+        """Say which model is missing and where, whatever keeps the hub's library from fetching it."""
         from huggingface_hub.errors import LocalEntryNotFoundError
 
         try:
-            path = hf_hub_download(
-                self.location, name, revision=self.revision, cache_dir=self._cache_dir, token=self.token
-            )
+            yield
         except LocalEntryNotFoundError as error:
-            raise self._not_cached("the hub cannot be reached") from error
-        return Path(path)
+            raise self._not_cached(self._why_not_fetched()) from error
+        except Exception as error:
+            # Of an HTTP library that is another one in each release of the hub's.
+            if type(error).__name__ != "ProxyError":
+                raise
+            raise self._not_cached(f"the proxy does not let it be fetched ({error})") from error
+
+    def _why_not_fetched(self, otherwise: str = "the hub cannot be reached") -> str:
+        from huggingface_hub.constants import HF_HUB_OFFLINE
+
+        if self.local_files_only:
+            return "local_files_only=True keeps it from being fetched"
+        return "HF_HUB_OFFLINE keeps it from being fetched" if HF_HUB_OFFLINE else otherwise
 
     def _cached_config(self) -> Path:
         # The hub's download functions ask the network for a registry of agents even when told local_files_only.
@@ -157,22 +195,25 @@ class ModelSource:
 
         path = try_to_load_from_cache(self.location, "config.json", cache_dir=self._cache_dir, revision=self.revision)
         if not isinstance(path, str):
-            raise self._not_cached("local_files_only=True keeps it from being fetched")
+            raise self._not_cached(self._why_not_fetched())
         return Path(path)
 
-    def _not_cached(self, reason: str) -> FileNotFoundError:
+    def _not_cached(self, reason: str, what: str = "") -> FileNotFoundError:
         from huggingface_hub.constants import HF_HUB_CACHE
 
         cache = Path(self._cache_dir or HF_HUB_CACHE)
         revision = self.revision or "main"
         repository = cache / f"models--{self.location.replace('/', '--')}"
         commits = sorted(path.parent.name for path in repository.glob("snapshots/*/config.json"))
-        hint = f"fetch it with `hf download {self.location}`"
-        if commits:
+        command = f"hf download {self.location}"
+        command += f" --revision {revision}" if self.revision else ""
+        command += f" --cache-dir {cache}" if self._cache_dir else ""
+        hint = f"fetch it with `{command}` where there is a network, or give a model's folder"
+        if commits and revision not in commits:
             missing = repository / "refs" / revision
             hint = f"{missing} is missing, which says what commit that is: as revision give one of {', '.join(commits)}"
         return FileNotFoundError(
-            f"{self.location} (revision {revision}) is not in the cache at {cache}, and {reason}: {hint}"
+            f"{what}{self.location} (revision {revision}) is not in the cache at {cache}, and {reason}: {hint}"
         )
 
     @property

@@ -12,6 +12,7 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from qwen3_embed_integrations.engine.model_files import refuse_pointer
+from qwen3_embed_integrations.waiting import stop_if_left
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -21,9 +22,9 @@ if TYPE_CHECKING:
 
     from qwen3_embed_integrations.engine.source import ModelSource
 
-# Bounds the memory that the tokenizer's own result objects take.
+# Bound the memory that the tokenizer's own result objects take, and how long it goes on for a caller who has left.
 _TEXTS_AT_ONCE = 1024
-
+_CHARACTERS_OF_TEXTS_AT_ONCE = 2**22
 
 # Prompts whose tokens are kept: a prompt takes as long to tokenize as a query.
 _PROMPTS = 64
@@ -102,11 +103,24 @@ class Tokenization:
 
         Yields:
             Token ids of each text, shape (tokens,).
+
+        Raises:
+            CancelledError: nobody waits for them any more.
         """
-        for start in range(0, len(texts), _TEXTS_AT_ONCE):
-            batch = [encodable_text(text) for text in texts[start : start + _TEXTS_AT_ONCE]]
-            for encoding in self._tokenizer.encode_batch_fast(batch):
-                yield np.asarray(encoding.ids, dtype=np.int64)
+        batch: list[str] = []
+        characters = 0
+        for text in texts:
+            batch.append(encodable_text(text))
+            characters += len(text)
+            if len(batch) == _TEXTS_AT_ONCE or characters >= _CHARACTERS_OF_TEXTS_AT_ONCE:
+                yield from self._encode_batch(batch)
+                batch, characters = [], 0
+        yield from self._encode_batch(batch)
+
+    def _encode_batch(self, texts: list[str]) -> Iterator[NDArray[np.int64]]:
+        stop_if_left()
+        for encoding in self._tokenizer.encode_batch_fast(texts):
+            yield np.asarray(encoding.ids, dtype=np.int64)
 
     def prompt(self, prompt: str) -> NDArray[np.int64]:
         """Tokenize a prompt, without the end token: shape (tokens,); some are kept, so do not write to it."""
@@ -138,6 +152,7 @@ class Tokenization:
         parts = list(_parts(encodable))
         found: list[tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]] = []
         for first in range(0, len(parts), _PARTS_AT_ONCE):
+            stop_if_left()
             group = parts[first : first + _PARTS_AT_ONCE]
             encodings = self._tokenizer.encode_batch([encodable[a:b] for a, b in group], add_special_tokens=False)
             for (start, _), encoding in zip(group, encodings, strict=True):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import signal
 import threading
 import time
@@ -14,6 +15,9 @@ import pytest
 import torch
 
 from qwen3_embed_integrations import Qwen3Encoder
+from qwen3_embed_integrations import encoder as encoder_module
+from qwen3_embed_integrations.engine import tokenization as tokenization_module
+from qwen3_embed_integrations.engine.engine import Replicas
 
 TEXTS = [f"text number {number} {'word ' * (number % 7)}" for number in range(32)]
 
@@ -89,6 +93,210 @@ async def test_cancelled_tasks_leave_the_others_unharmed(encoder, expected, grou
     assert all(isinstance(result, asyncio.CancelledError) for result in results[1::2])
     for text, vector in zip(TEXTS[::2], results[::2], strict=True):
         np.testing.assert_allclose(vector[0], expected[text], atol=1e-5)
+
+
+@pytest.fixture
+def threads(monkeypatch):
+    """The threads of async calls; `threads.shutdown()` waits until they are done."""
+    pool = ThreadPoolExecutor(4)
+    monkeypatch.setattr(encoder_module, "_THREADS", pool)
+    yield pool
+    pool.shutdown()
+
+
+async def seen(what):
+    while not what:
+        await asyncio.sleep(0)
+
+
+def cancelled(call, groups):
+    async def main():
+        task = asyncio.create_task(call())
+        await seen(groups)
+        task.cancel()
+        await asyncio.wait([task])
+        assert task.cancelled()
+
+    asyncio.run(main())
+
+
+def timed_out(call, groups):
+    async def main():
+        task = asyncio.create_task(call())
+        await seen(groups)
+        with pytest.raises(asyncio.TimeoutError):
+            await asyncio.wait_for(task, 0.001)
+
+    asyncio.run(main())
+
+
+def beside_a_failure(call, groups):
+    async def failing():
+        await seen(groups)
+        raise ZeroDivisionError
+
+    async def main():
+        await asyncio.gather(call(), failing())
+
+    with pytest.raises(ZeroDivisionError):
+        asyncio.run(main())
+
+
+def in_a_loop_that_is_closed(call, groups):
+    loop = asyncio.new_event_loop()
+    # Kept until it is over, as by whoever made it.
+    task = loop.create_task(call())
+    loop.run_until_complete(seen(groups))
+    loop.close()
+    task._log_destroy_pending = False
+    return task
+
+
+@pytest.mark.parametrize("leave", [cancelled, timed_out, beside_a_failure, in_a_loop_that_is_closed])
+def test_who_has_left_gets_no_further_groups(model_folder, encoder, expected, groups, threads, leave):
+    groups.go.clear()
+    many = Qwen3Encoder(model_folder, dtype="float32", device="cpu", batch_tokens=20)
+    left = leave(lambda: many.aencode_documents(TEXTS), groups)
+    groups.go.set()
+    np.testing.assert_allclose(encoder.encode_queries(TEXTS[:1])[0], expected[TEXTS[0]], atol=1e-5)
+    threads.shutdown()
+    # The one that ran, and the query's.
+    assert len(groups) == 2
+    assert groups[1] == 1
+    assert not encoder._engine()._scheduler.waiting
+    assert many.usage.texts == 0
+    for text, vector in zip(TEXTS, many.encode_queries(TEXTS), strict=True):
+        np.testing.assert_allclose(vector, expected[text], atol=1e-5)
+    del left
+
+
+def test_what_waits_for_a_thread_is_not_begun(encoder, expected, groups, monkeypatch):
+    groups.go.clear()
+    begun, pool = [], ThreadPoolExecutor(1)
+    monkeypatch.setattr(encoder_module, "_THREADS", pool)
+
+    def tell(texts):
+        begun.append(True)
+        yield from texts
+
+    async def main():
+        first = asyncio.create_task(encoder.aencode_queries(TEXTS[:1]))
+        await seen(groups)
+        second = asyncio.create_task(encoder.aencode_queries(tell(TEXTS)))
+        await asyncio.sleep(0)
+        second.cancel()
+        await asyncio.wait([second])
+        groups.go.set()
+        return await first
+
+    vectors = asyncio.run(main())
+    pool.shutdown()
+    assert (groups, begun) == ([1], [])
+    np.testing.assert_allclose(vectors[0], expected[TEXTS[0]], atol=1e-5)
+
+
+def test_who_shares_a_group_with_one_that_has_left_gets_its_rows(encoder, expected, groups, threads, monkeypatch):
+    groups.waiting, shared, go = 4, threading.Event(), threading.Event()
+    model = encoder._engine().load()
+    watched = model.embed
+
+    def held(items):
+        if groups:
+            shared.set()
+            assert go.wait(60)
+        return watched(items)
+
+    monkeypatch.setattr(model, "embed", held)
+
+    async def main():
+        first = asyncio.create_task(encoder.aencode_queries(TEXTS[:1]))
+        await seen(groups)
+        tasks = [asyncio.create_task(encoder.aencode_queries([text])) for text in TEXTS[1:3]]
+        others = [pool.submit(encoder.encode_queries, [text]) for text in TEXTS[3:5]]
+        while not shared.is_set():
+            await asyncio.sleep(0)
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+        go.set()
+        return [*(await first), *(future.result(60)[0] for future in others)]
+
+    with ThreadPoolExecutor(2) as pool:
+        vectors = asyncio.run(main())
+    assert groups == [1, 4]
+    for text, vector in zip([TEXTS[0], *TEXTS[3:5]], vectors, strict=True):
+        np.testing.assert_allclose(vector, expected[text], atol=1e-5)
+
+
+def test_replicas_go_no_further_for_who_has_left(model_folder, encoder, expected, threads, monkeypatch):
+    both = Qwen3Encoder(model_folder, dtype="float32", device=["cpu", "cpu"], batch_tokens=20)
+    replicas, groups, go = both._engine(), [], threading.Event()
+    assert isinstance(replicas, Replicas)
+    replicas.load()
+
+    def watch(model):
+        embed = model.embed
+
+        def held(items):
+            groups.append(len(items))
+            assert go.wait(60)
+            return embed(items)
+
+        monkeypatch.setattr(model, "embed", held)
+
+    for engine in replicas._engines:
+        watch(engine.load())
+    cancelled(lambda: both.aencode_documents(TEXTS), groups)
+    go.set()
+    threads.shutdown()
+    # Each may have begun one.
+    assert len(groups) <= 2
+    for text, vector in zip(TEXTS, both.encode_queries(TEXTS), strict=True):
+        np.testing.assert_allclose(vector, expected[text], atol=1e-5)
+
+
+@pytest.mark.parametrize(("limit", "most"), [("_TEXTS_AT_ONCE", 2), ("_CHARACTERS_OF_TEXTS_AT_ONCE", 20)])
+def test_tokenizing_ends_for_who_has_left(encoder, threads, monkeypatch, limit, most):
+    monkeypatch.setattr(tokenization_module, limit, most)
+    tokenization, parts, go = encoder._tokenization(), [], threading.Event()
+    tokenization.prompt(encoder._document_prompt)
+    tokenizer = tokenization._tokenizer
+
+    class Held:
+        def encode_batch_fast(self, texts):
+            parts.append(texts)
+            assert go.wait(60)
+            return tokenizer.encode_batch_fast(texts)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tokenization, "_tokenizer", Held())
+        cancelled(lambda: encoder.aencode_documents(TEXTS), parts)
+        go.set()
+        threads.shutdown()
+    assert [len(part) for part in parts] == [2]
+    assert encoder.count_tokens(TEXTS) == [len(tokenizer.encode(text).ids) for text in TEXTS]
+
+
+def test_a_model_is_not_loaded_for_who_has_left(model_folder, tmp_path, threads):
+    folder = shutil.copytree(model_folder, tmp_path / "unloaded")
+    encoder = Qwen3Encoder(folder, dtype="float32", device="cpu")
+    engine, asked = encoder._engine(), []
+
+    async def main():
+        # Whoever holds this loads the model.
+        with engine._lock:
+            task = asyncio.create_task(encoder.aencode_documents(tell(TEXTS)))
+            await seen(asked)
+            task.cancel()
+            await asyncio.wait([task])
+
+    def tell(texts):
+        asked.append(True)
+        yield from texts
+
+    asyncio.run(main())
+    threads.shutdown()
+    assert not engine.is_loaded
 
 
 def test_a_caller_with_one_text_is_not_kept_waiting_by_one_with_many(encoder, model_folder):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -113,9 +114,15 @@ def hub(model_folder):
     server.server_close()
 
 
-def run_against(endpoint, code, *arguments):
+def run_against(endpoint, code, *arguments, **variables):
     """Run code in a process of its own, since the hub's client reads its address when it is imported."""
-    environment = {**os.environ, "HF_ENDPOINT": endpoint, "HF_HUB_DISABLE_XET": "1", "OMP_NUM_THREADS": "1"}
+    environment = {
+        **os.environ,
+        "HF_ENDPOINT": endpoint,
+        "HF_HUB_DISABLE_XET": "1",
+        "OMP_NUM_THREADS": "1",
+        **variables,
+    }
     environment.pop("HF_TOKEN", None)
     command = [sys.executable, "-c", code, *map(str, arguments)]
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
@@ -135,7 +142,7 @@ print(json.dumps([tokens, encoder.fingerprint, encoder.dimensions, vectors.tolis
 def test_a_private_model_from_the_hub(hub, model_folder, tmp_path):
     endpoint, asked = hub
     done = run_against(endpoint, LOAD, tmp_path, TOKEN)
-    assert done.returncode == 0, done.stderr
+    assert (done.returncode, done.stderr) == (0, "")
     tokens, fingerprint, dimensions, vectors = json.loads(done.stdout.splitlines()[-1])
     local = Qwen3Encoder(model_folder, dtype="float32", device="cpu")
     assert tokens == local.count_tokens(["over the network"])
@@ -147,6 +154,96 @@ def test_a_private_model_from_the_hub(hub, model_folder, tmp_path):
     pinned = LOAD.replace('revision="v1"', f'revision="{COMMIT}", local_files_only=True')
     assert run_against(endpoint, pinned, tmp_path, TOKEN).returncode == 0
     assert not asked
+
+
+def test_fetching_draws_bars_where_progress_is_asked_for(hub, tmp_path):
+    code = LOAD.replace('(["over the network"])\nprint', '(["over the network"], show_progress=True)\nprint')
+    done = run_against(hub[0], code, tmp_path, TOKEN)
+    assert done.returncode == 0, done.stderr
+    assert "Fetching" in done.stderr
+
+
+MISSING = """
+import sys
+from pathlib import Path
+from qwen3_embed_integrations import Qwen3Encoder
+for model in ("0.6B", "acme/absent"):
+    encoder = Qwen3Encoder(model, cache_folder=sys.argv[1], local_files_only=sys.argv[2] == "local")
+    calls = [
+        lambda: encoder.encode_queries(["a"]),
+        lambda: encoder.count_tokens(["a"]),
+        lambda: encoder.split("a"),
+        lambda: encoder.fingerprint,
+        encoder.warm_up,
+    ]
+    if model == "acme/absent":
+        calls += [lambda: encoder.dimensions, lambda: encoder.max_tokens]
+    for call in calls:
+        try:
+            call()
+        except FileNotFoundError as error:
+            print(model, error)
+"""
+
+
+@pytest.mark.parametrize(
+    ("how", "variables", "reason"),
+    [
+        ("local", {}, "local_files_only=True keeps it from being fetched"),
+        ("anywhere", {"HF_HUB_OFFLINE": "1"}, "HF_HUB_OFFLINE keeps it from being fetched"),
+        ("anywhere", {"HTTPS_PROXY": "refusing"}, "the proxy does not let it be fetched ("),
+    ],
+)
+def test_what_is_missing_offline_is_told_with_the_cache_and_the_remedy(hub, tmp_path, how, variables, reason):
+    # A server that knows no CONNECT is a proxy that refuses.
+    variables = {name: hub[0] if value == "refusing" else value for name, value in variables.items()}
+    done = run_against("https://huggingface.co", MISSING, tmp_path, how, **variables)
+    assert (done.returncode, done.stderr) == (0, "")
+    lines = done.stdout.splitlines()
+    assert len(lines) == 12
+    for line in lines:
+        name, _, words = line.partition(" ")
+        location = "Qwen/Qwen3-Embedding-0.6B" if name == "0.6B" else name
+        assert words.startswith(f"{location} (revision main) is not in the cache at {tmp_path}, and {reason}")
+        assert words.endswith(
+            f": fetch it with `hf download {location} --cache-dir {tmp_path}` where there is a network, or give a "
+            "model's folder"
+        )
+
+
+def test_a_tokenizer_that_is_missing_offline_is_told_with_the_model(model_folder, tmp_path):
+    snapshot = shutil.copytree(model_folder, tmp_path / "models--acme--part" / "snapshots" / COMMIT)
+    (snapshot / "tokenizer.json").unlink()
+    encoder = Qwen3Encoder("acme/part", revision=COMMIT, cache_folder=tmp_path, local_files_only=True)
+    words = (
+        rf"^the tokenizer\.json of acme/part \(revision {COMMIT}\) is not in the cache at {tmp_path}, and local"
+        rf"_files_only.*`hf download acme/part --revision {COMMIT} --cache-dir {tmp_path}`"
+    )
+    for call in (encoder.encode_documents, encoder.count_tokens):
+        with pytest.raises(FileNotFoundError, match=words):
+            call(["a"])
+
+
+def test_the_command_prints_one_line_for_a_model_that_is_missing_offline(tmp_path):
+    (tmp_path / "texts.txt").write_text("a\n")
+    variables = {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)}
+    code = "from qwen3_embed_integrations.cli import app; app()"
+    arguments = ["embed", "texts.txt", "vectors", "--model", "Qwen/Qwen3-Embedding-0.6B"]
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        env={**os.environ, **variables, "PYTHONPATH": str(Path(__file__).parents[2])},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert done.stdout == ""
+    [line] = done.stderr.splitlines()
+    assert line.startswith(
+        f"Error: Qwen/Qwen3-Embedding-0.6B (revision main) is not in the cache at {tmp_path / 'hub'}"
+    )
 
 
 def test_a_wrong_token_is_an_error_that_does_not_show_it(hub, tmp_path):
