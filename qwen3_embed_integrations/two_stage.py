@@ -30,7 +30,7 @@ _CROWD = 4
 _HASH_BITS = 64
 # Counts of hashes are kept by their first bits: so many that few of ten million distinct rows share a place.
 _COUNTER_BITS = 24
-_STEP = 0.03
+_STEP = 0.01
 _MARK = 0.3
 # With fewer components the mark comes on top: each of them tells too much to make room.
 _FEW = 32

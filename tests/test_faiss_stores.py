@@ -5,7 +5,6 @@ from __future__ import annotations
 import subprocess
 import sys
 
-import faiss
 import numpy as np
 import pytest
 from haystack import Document, Pipeline
@@ -85,7 +84,7 @@ def test_haystack(haystack_faiss, encoder, expected, tmp_path):
     path = tmp_path / "store"
     # The store's scores are those of the index, unless it is called "Flat".
     store = FAISSDocumentStore(index_string="HNSW32", embedding_dim=encoder.dimensions)
-    store.index = faiss.IndexIDMap(two_stage_index(encoder.dimensions, 64))
+    store.index = two_stage_index(encoder.dimensions, 64, with_ids=True)
     documents = [Document(content=text) for text in TEXTS]
     store.write_documents(Qwen3DocumentEmbedder(encoder=encoder, progress_bar=False).run(documents)["documents"])
     store.save(path)
