@@ -12,9 +12,9 @@ from llama_index.vector_stores.faiss import FaissVectorStore
 
 from qwen3_embed_integrations import Qwen3Encoder
 from qwen3_embed_integrations.demo import standard_library
-from qwen3_embed_integrations.index_file import FingerprintError, load_index, save_index
-from qwen3_embed_integrations.langchain import Qwen3Embeddings
-from qwen3_embed_integrations.langchain_store import Qwen3VectorStore
+from qwen3_embed_integrations.index import load_index, save_index
+from qwen3_embed_integrations.index_file import FingerprintError
+from qwen3_embed_integrations.langchain import Qwen3Embeddings, Qwen3VectorStore
 from qwen3_embed_integrations.llama_index import Qwen3Embedding
 from qwen3_embed_integrations.matryoshka import two_stage_index
 

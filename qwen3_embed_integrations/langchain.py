@@ -264,3 +264,12 @@ class Qwen3TextSplitter(TextSplitter):
 
     def _count_tokens(self, text: str) -> int:
         return self.encoder.count_tokens([text])[0]
+
+
+def __getattr__(name: str) -> Any:
+    # The store needs FAISS, which nothing else here does.
+    if name == "Qwen3VectorStore":
+        from qwen3_embed_integrations.langchain_store import Qwen3VectorStore
+
+        return Qwen3VectorStore
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

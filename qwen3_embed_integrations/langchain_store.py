@@ -44,7 +44,6 @@ from qwen3_embed_integrations.index_file import (
 )
 from qwen3_embed_integrations.matryoshka import as_integer, truncate, two_stage_index
 from qwen3_embed_integrations.metadata_filter import Columns, compiled, plain
-from qwen3_embed_integrations.vector_rows import VectorRows
 
 if TYPE_CHECKING:
     import os
@@ -53,6 +52,8 @@ if TYPE_CHECKING:
     from langchain_core.embeddings import Embeddings
     from numpy.typing import NDArray
     from typing_extensions import Self
+
+    from qwen3_embed_integrations.vector_rows import VectorRows
 
     Filter = Callable[[Document], bool] | Mapping[str, Any]
 
@@ -101,8 +102,11 @@ class Qwen3VectorStore(VectorStore):
     """
 
     def __init__(self, embedding: Embeddings, index: faiss.Index | None = None) -> None:
+        index = two_stage_index(_encoder_of(embedding).dimensions) if index is None else index
+        from qwen3_embed_integrations.vector_rows import VectorRows
+
         self._embedding = embedding
-        self._fill(VectorRows(two_stage_index(_encoder_of(embedding).dimensions) if index is None else index))
+        self._fill(VectorRows(index))
 
     def _fill(self, rows: VectorRows, documents: Mapping[int, Document] | None = None) -> None:
         """Take over rows, and the documents of those that are alive, in the order of the rows."""
@@ -129,6 +133,8 @@ class Qwen3VectorStore(VectorStore):
             }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
+        from qwen3_embed_integrations.vector_rows import VectorRows
+
         self._embedding = state["embedding"]
         alive = np.array([*state["documents"]], dtype=np.int64)
         self._fill(VectorRows.of_saved(state["index"], alive), state["documents"])
