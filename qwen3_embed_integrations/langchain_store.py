@@ -730,13 +730,14 @@ class Qwen3VectorStore(VectorStore):
             for row, document in enumerate(documents, start=first):
                 self._forget(str(document.id))
                 self._hold(row, document)
+                self._vectors.set_alive(row, True)
             self._tidy()
 
     def _forget(self, name: str) -> None:
         row = self._rows.pop(name, None)
         if row is not None:
             del self._documents[row]
-            self._vectors.delete(row)
+            self._vectors.set_alive(row, False)
 
     def _tidy(self) -> None:
         """Build the index anew once more rows are deleted than alive: a search meets one such row for each other."""

@@ -17,18 +17,17 @@ if TYPE_CHECKING:
 
 faiss = import_faiss()
 
-# Candidates from a graph for each result, which their full vectors rank, as in `two_stage_index`.
+# Candidates for each result, which their full vectors rank; a two-stage index has a number of its own.
 _OVERSAMPLING = 12
 # A graph's search is a little broader than the candidates that are needed.
 _SPARE = 1.6
-# What an exact search reads in about 4 ms: so much is scored without the graph, and a row that is scored costs as much
-# as a step in the graph costs for this many components.
+# Measured by benchmarks/store.py. An exact search reads so many components in about 4 ms, and this is done without the
+# graph; one more in the graph's breadth costs as much as reading so many; beyond the broadest, FAISS slows down with
+# the square; and it passes over every row to find the wanted ones, which pays off where no more than so many hold one.
 _EXACT_COMPONENTS = 4_000_000
 _COMPONENTS_PER_STEP = 4_500
-# Beyond, FAISS's search slows down with the square of its breadth.
 _BROADEST = 20_000
-# FAISS passes over every row to find the wanted ones, which pays off from here on.
-_MANY = 1_000
+_ROWS_PER_WANTED = 1_000
 _PART = 65_536
 
 
@@ -85,7 +84,7 @@ class VectorRows:
         return int(np.count_nonzero(~self._known()))
 
     def add(self, vectors: NDArray[np.float32]) -> int:
-        """Add vectors as new rows.
+        """Add vectors as new rows, which are found once they are set alive.
 
         Args:
             vectors: shape (n, dimensions), unit length.
@@ -95,8 +94,16 @@ class VectorRows:
         """
         first = int(self.index.ntotal)
         self.index.add(vectors)
-        self._known()[first:] = True
         return first
+
+    def set_alive(self, row: int, alive: bool) -> None:
+        """Have a row found, or delete it.
+
+        Args:
+            row: which.
+            alive: whether it may be found.
+        """
+        self._known()[row] = alive
 
     def _known(self) -> NDArray[np.bool_]:
         """Return which rows are alive; those that an interrupted call left in the index are not."""
@@ -104,14 +111,6 @@ class VectorRows:
         if missing:
             self._alive = np.concatenate([self._alive, np.zeros(missing, dtype=np.bool_)])
         return self._alive
-
-    def delete(self, row: int) -> None:
-        """Delete a row.
-
-        Args:
-            row: which.
-        """
-        self._alive[row] = False
 
     def clear(self) -> None:
         """Delete all rows."""
@@ -174,8 +173,9 @@ class VectorRows:
         """Have the graph choose among the rows of a mask, where that is sooner than scoring all of them."""
         if isinstance(self.index, faiss.IndexFlatCodes) or count * self.dimensions <= _EXACT_COMPONENTS:
             return mask
-        first_stage = self.index.base_index if isinstance(self.index, faiss.IndexRefine) else self.index
-        needed = _OVERSAMPLING * k
+        is_refined = isinstance(self.index, faiss.IndexRefine)
+        first_stage = self.index.base_index if is_refined else self.index
+        needed = int(self.index.k_factor if is_refined else _OVERSAMPLING) * k
         breadth = int(_SPARE * needed * len(mask) / count)
         while breadth <= min(_BROADEST, count * self.dimensions // _COMPONENTS_PER_STEP):
             _, found = first_stage.search(vector[None], breadth)
@@ -195,9 +195,10 @@ class VectorRows:
         """Score the rows of a mask; give those of the k best, at least."""
         is_refined = isinstance(self.index, faiss.IndexRefine)
         full = faiss.downcast_index(self.index.refine_index) if is_refined else self.index
-        if np.count_nonzero(mask) < _MANY or not isinstance(full, faiss.IndexFlatCodes):
+        if _ROWS_PER_WANTED * np.count_nonzero(mask) < len(mask) or not isinstance(full, faiss.IndexFlatCodes):
             rows = np.flatnonzero(mask)
-            return rows, self.vectors(rows) @ vector
+            # Not `@`, whose threads a single query would wait for.
+            return rows, np.einsum("ij,j->i", self.vectors(rows), vector)
         bits = np.packbits(mask, bitorder="little")
         selector = faiss.IDSelectorBitmap(len(mask), faiss.swig_ptr(bits))
         scores, found = full.search(vector[None], k, params=faiss.SearchParameters(sel=selector))
