@@ -951,9 +951,16 @@ def _read_documents(path: Path, rows: int) -> dict[int, Document]:
     return documents
 
 
+def _layers(embedding: Embeddings) -> list[Any]:
+    """List an embedding and what it is around, for LangChain's CacheBackedEmbeddings."""
+    layers: list[Any] = [embedding]
+    while hasattr(layers[-1], "underlying_embeddings"):
+        layers.append(layers[-1].underlying_embeddings)
+    return layers
+
+
 def _encoder_of(embedding: Embeddings) -> Any:
-    """Find the encoder of an embedding, or of the one that LangChain's CacheBackedEmbeddings is around."""
-    inner = getattr(embedding, "underlying_embeddings", embedding)
+    inner = _layers(embedding)[-1]
     encoder = getattr(inner, "encoder", None)
     if encoder is None:
         raise TypeError(
@@ -964,18 +971,23 @@ def _encoder_of(embedding: Embeddings) -> Any:
 
 
 def _for_queries(embedding: Embeddings) -> Embeddings:
-    """Find what embeds queries: not a CacheBackedEmbeddings that keeps queries and documents under the same keys."""
-    caches = [getattr(embedding, f"{kind}_embedding_store", None) for kind in ("query", "document")]
-    # LangChain wraps what the bytes are kept in once for queries and once for documents.
-    kept = [getattr(cache, "store", cache) for cache in caches]
-    if kept[0] is None or kept[0] is not kept[1]:
+    """Find what embeds queries: no CacheBackedEmbeddings that keeps queries and documents under the same keys."""
+    layers = _layers(embedding)
+    if not any(_shares_cache(layer) for layer in layers):
         return embedding
     logger.warning(
         "the cache of documents is that of queries too, where a query that is also a document would get the document's "
         "vector: queries are not cached; give query_embedding_cache a store of its own"
     )
-    inner: Embeddings = getattr(embedding, "underlying_embeddings", embedding)
+    inner: Embeddings = layers[-1]
     return inner
+
+
+def _shares_cache(layer: Any) -> bool:
+    caches = [getattr(layer, f"{kind}_embedding_store", None) for kind in ("query", "document")]
+    # LangChain wraps what the bytes are kept in once for queries and once for documents.
+    kept = [getattr(cache, "store", cache) for cache in caches]
+    return kept[0] is not None and kept[0] is kept[1]
 
 
 def _check_same_space(ours: Embeddings, theirs: Embeddings) -> None:
