@@ -20,14 +20,17 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from langchain_classic.embeddings import CacheBackedEmbeddings
+from langchain_classic.indexes import VectorstoreIndexCreator
 from langchain_classic.retrievers import (
     EnsembleRetriever,
     MultiVectorRetriever,
     ParentDocumentRetriever,
     TimeWeightedVectorStoreRetriever,
 )
+from langchain_core.document_loaders import BaseLoader
 from langchain_core.documents import Document
 from langchain_core.embeddings import DeterministicFakeEmbedding
+from langchain_core.example_selectors import MaxMarginalRelevanceExampleSelector, SemanticSimilarityExampleSelector
 from langchain_core.indexing import InMemoryRecordManager, aindex, index
 from langchain_core.stores import InMemoryByteStore, InMemoryStore
 
@@ -227,6 +230,23 @@ def test_other_ways_to_search(store, cosines):
     np.testing.assert_allclose([score for _, score in scored], np.sort(cosines)[::-1].clip(0, 1), atol=1e-3)
     both = EnsembleRetriever(retrievers=[retriever, store.as_retriever(search_type="mmr", search_kwargs={"k": 1})])
     assert ids_of(both.invoke(QUESTION)) == ranked[:2]
+
+
+class Loader(BaseLoader):
+    def lazy_load(self):
+        yield from (Document(text, metadata={"n": place}) for place, text in enumerate(TEXTS))
+
+
+def test_what_loads_and_chooses_with_a_store(embeddings, cosines):
+    made = VectorstoreIndexCreator(vectorstore_cls=Qwen3VectorStore, embedding=embeddings).from_loaders([Loader()])
+    assert {text for _, text in everything(made.vectorstore)} == set(TEXTS)
+    ranked = [TEXTS[place] for place in np.argsort(-cosines)]
+    assert texts_of(made.vectorstore.similarity_search(QUESTION)) == ranked
+    for kind in (SemanticSimilarityExampleSelector, MaxMarginalRelevanceExampleSelector):
+        examples = [{"question": text} for text in TEXTS[1:]]
+        selector = kind.from_examples(examples, embeddings, Qwen3VectorStore, k=1, input_keys=["question"])
+        selector.add_example({"question": TEXTS[0]})
+        assert selector.select_examples({"question": QUESTION}) == [{"question": TEXTS[0]}]
 
 
 def test_async_methods_give_what_the_others_give(embeddings, store):
@@ -673,6 +693,8 @@ def test_a_cache_that_queries_share_with_documents(embeddings, caplog, tmp_path)
         store.save_local(tmp_path)
         assert score_of_itself(Qwen3VectorStore.load_local(tmp_path, store.embeddings)) == right
         assert score_of_itself(copy.copy(store)) == right
+    two_layers = CacheBackedEmbeddings(cached(embeddings, query_embedding_cache=True), InMemoryStore())
+    assert score_of_itself(Qwen3VectorStore.from_texts([QUESTION], two_layers)) == right
     apart = InMemoryByteStore()
     caplog.clear()
     store = Qwen3VectorStore.from_texts([QUESTION], cached(embeddings, kept, query_embedding_cache=apart))
