@@ -42,7 +42,7 @@ from qwen3_embed_integrations.index_file import (
     write_atomically,
     write_index,
 )
-from qwen3_embed_integrations.matryoshka import as_integer, truncate, two_stage_index
+from qwen3_embed_integrations.matryoshka import as_integer, import_faiss, truncate, two_stage_index
 from qwen3_embed_integrations.metadata_filter import Columns, compiled, plain
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ class Qwen3VectorStore(VectorStore):
     A search finds as many documents as it is asked for, or as there are, best first. Scores are cosines: 1 is the same
     direction. Few documents, and few that a filter lets through, are all scored; among many a graph finds candidates.
     A deleted or replaced document is never found again; once more are deleted than are left, the index is built anew.
-    Many threads may use one store.
+    Many threads may use one store. A copy or a pickle is a store of its own, as this one was at that moment.
 
     A filter is a function from a document to whether it may be found, which is asked about every document, or a
     dictionary: `{"source": "a.md"}`, `{"source": ["a.md", "b.md"]}`, `{"year": {"$gte": 2020, "$lt": 2024}}`,
@@ -83,7 +83,7 @@ class Qwen3VectorStore(VectorStore):
 
     Args:
         embedding: makes the vectors; to save the store it has to be one of this package, or
-            `CacheBackedEmbeddings` around one.
+            `CacheBackedEmbeddings` around one, which caches queries only if these have a cache of their own.
         index: an empty index of inner products for them, of which each vector can be read back; None for
             `two_stage_index` with its defaults.
 
@@ -105,7 +105,7 @@ class Qwen3VectorStore(VectorStore):
         index = two_stage_index(_encoder_of(embedding).dimensions) if index is None else index
         from qwen3_embed_integrations.vector_rows import VectorRows
 
-        self._embedding = embedding
+        self._embedding, self._of_queries = embedding, _for_queries(embedding)
         self._fill(VectorRows(index))
 
     def _fill(self, rows: VectorRows, documents: Mapping[int, Document] | None = None) -> None:
@@ -126,18 +126,18 @@ class Qwen3VectorStore(VectorStore):
 
     def __getstate__(self) -> dict[str, Any]:
         with self._lock:
-            return {
-                "embedding": self._embedding,
-                "index": self._vectors.index,
-                "documents": {row: document.model_copy() for row, document in self._documents.items()},
-            }
+            # The index's bytes, so that a copy shares no index with this store, which others may be adding to.
+            index = import_faiss().serialize_index(self._vectors.index)
+            return {"embedding": self._embedding, "index": index, "documents": dict(self._documents)}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
+        self._restore(state["embedding"], import_faiss().deserialize_index(state["index"]), state["documents"])
+
+    def _restore(self, embedding: Embeddings, index: faiss.Index, documents: dict[int, Document]) -> None:
         from qwen3_embed_integrations.vector_rows import VectorRows
 
-        self._embedding = state["embedding"]
-        alive = np.array([*state["documents"]], dtype=np.int64)
-        self._fill(VectorRows.of_saved(state["index"], alive), state["documents"])
+        self._embedding, self._of_queries = embedding, _for_queries(embedding)
+        self._fill(VectorRows.of_saved(index, np.array([*documents], dtype=np.int64)), documents)
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -207,6 +207,40 @@ class Qwen3VectorStore(VectorStore):
         """
         store = cls(embedding, **kwargs)
         await store.aadd_texts(texts, metadatas, ids=ids)
+        return store
+
+    @classmethod
+    def from_documents(cls, documents: Iterable[Document], embedding: Embeddings, **kwargs: Any) -> Self:
+        """Make a store of documents.
+
+        Args:
+            documents: what to add; they stay as they are.
+            embedding: makes the vectors.
+            **kwargs: `ids`, as for `add_documents`, and `index`, as in the constructor.
+
+        Returns:
+            The store.
+        """
+        ids = kwargs.pop("ids", None)
+        store = cls(embedding, **kwargs)
+        store.add_documents(documents, ids)
+        return store
+
+    @classmethod
+    async def afrom_documents(cls, documents: Iterable[Document], embedding: Embeddings, **kwargs: Any) -> Self:
+        """Make a store of documents without blocking the event loop.
+
+        Args:
+            documents: what to add; they stay as they are.
+            embedding: makes the vectors.
+            **kwargs: `ids`, as for `add_documents`, and `index`, as in the constructor.
+
+        Returns:
+            The store.
+        """
+        ids = kwargs.pop("ids", None)
+        store = cls(embedding, **kwargs)
+        await store.aadd_documents(documents, ids)
         return store
 
     @classmethod
@@ -301,14 +335,17 @@ class Qwen3VectorStore(VectorStore):
         Raises:
             TypeError: an item is no such pair, or metadata or an id are of another type.
             ValueError: there are more or fewer metadatas or ids than texts, or a vector has other dimensions than the
-                index, or a number that is not finite.
+                index, a number that is not finite, or whole numbers, as the codes of a `Quantizer` have.
         """
         pairs = list(text_embeddings)
         for place, pair in enumerate(pairs):
             if not isinstance(pair, (tuple, list)) or len(pair) != 2 or not isinstance(pair[0], str):
                 raise TypeError(f"the item at index {place} must be a pair of a text and its vector, got {pair!r:.80}")
         named = _named(_as_documents([text for text, _ in pairs], metadatas), ids)
-        self._put(named, self._as_vectors([vector for _, vector in pairs]))
+        vectors = self._as_vectors([vector for _, vector in pairs])
+        for place, (_, vector) in enumerate(pairs):
+            _refuse_codes(vector, f"the vector at index {place}")
+        self._put(named, vectors)
         return [str(document.id) for document in named]
 
     def add_documents(
@@ -355,7 +392,7 @@ class Qwen3VectorStore(VectorStore):
         kept = list({document.id: document for document in named}.values())
         if kept:
             vectors = await self._embedding.aembed_documents([document.page_content for document in kept])
-            await run_in_executor(None, self._put, kept, self._as_vectors(vectors))
+            await run_in_executor(None, lambda: self._put(kept, self._as_vectors(vectors)))
         return [str(document.id) for document in named]
 
     def merge_from(self, target: Qwen3VectorStore) -> None:
@@ -366,8 +403,11 @@ class Qwen3VectorStore(VectorStore):
 
         Raises:
             FingerprintError: its vectors are of another model, revision, dimension or document instruction.
+            TypeError: it is no store of this class, or an embedding is none of this package.
             ValueError: both stores have a document of one id.
         """
+        if not isinstance(target, Qwen3VectorStore):
+            raise TypeError(f"only a Qwen3VectorStore can be merged, got {type(target).__name__}")
         if target is self:
             raise ValueError("a store can't be merged with itself")
         _check_same_space(self._embedding, target._embedding)
@@ -474,7 +514,7 @@ class Qwen3VectorStore(VectorStore):
             The documents with their cosines, nearest first.
         """
         search = _Search(k, filter, **_search_kwargs(kwargs))
-        return self._found(search, self._embedding.embed_query(query))
+        return self._found(search, self._of_queries.embed_query(query))
 
     async def asimilarity_search_with_score(
         self, query: str, k: int = 4, filter: Filter | None = None, **kwargs: Any
@@ -491,7 +531,7 @@ class Qwen3VectorStore(VectorStore):
             The documents with their cosines, nearest first.
         """
         search = _Search(k, filter, **_search_kwargs(kwargs))
-        vector = await self._embedding.aembed_query(query)
+        vector = await self._of_queries.aembed_query(query)
         return await run_in_executor(None, self._found, search, vector)
 
     def similarity_search_by_vector(
@@ -554,8 +594,8 @@ class Qwen3VectorStore(VectorStore):
         Returns:
             The documents, in the order in which they were chosen.
         """
-        search = _Search(_most(k, fetch_k), filter, **_search_kwargs(kwargs))
-        return self._diverse(search, self._embedding.embed_query(query), k, lambda_mult)
+        search = _Search(_most(k, fetch_k, lambda_mult), filter, **_search_kwargs(kwargs))
+        return self._diverse(search, self._of_queries.embed_query(query), k, lambda_mult)
 
     async def amax_marginal_relevance_search(
         self,
@@ -579,8 +619,8 @@ class Qwen3VectorStore(VectorStore):
         Returns:
             The documents, in the order in which they were chosen.
         """
-        search = _Search(_most(k, fetch_k), filter, **_search_kwargs(kwargs))
-        vector = await self._embedding.aembed_query(query)
+        search = _Search(_most(k, fetch_k, lambda_mult), filter, **_search_kwargs(kwargs))
+        vector = await self._of_queries.aembed_query(query)
         return await run_in_executor(None, self._diverse, search, vector, k, lambda_mult)
 
     def max_marginal_relevance_search_by_vector(
@@ -610,7 +650,7 @@ class Qwen3VectorStore(VectorStore):
             ValueError: k or fetch_k is below 1, the vector has other dimensions than the index, or the filter has an
                 operator that is not known here.
         """
-        search = _Search(_most(k, fetch_k), filter, **_search_kwargs(kwargs))
+        search = _Search(_most(k, fetch_k, lambda_mult), filter, **_search_kwargs(kwargs))
         return self._diverse(search, embedding, k, lambda_mult)
 
     def save_local(self, folder_path: str | os.PathLike[str], index_name: str = "index") -> None:
@@ -655,6 +695,7 @@ class Qwen3VectorStore(VectorStore):
 
         Raises:
             TypeError: embedding is none of this package.
+            ValueError: index_name can't be part of a file's name.
             FileNotFoundError: there is no store of this name in the folder.
             FingerprintError: it holds vectors of another model, revision, dimension or document instruction.
             DamagedIndexError: a file is not as it was saved.
@@ -669,7 +710,7 @@ class Qwen3VectorStore(VectorStore):
         index = read_index(folder / f"{name}.faiss")
         documents = _read_documents(folder / saved.documents, index.ntotal)
         store = cls.__new__(cls)
-        store.__setstate__({"embedding": embedding, "index": index, "documents": documents})
+        store._restore(embedding, index, documents)
         return store
 
     def _select_relevance_score_fn(self) -> Callable[[float], float]:
@@ -689,7 +730,8 @@ class Qwen3VectorStore(VectorStore):
     @contextmanager
     def _searching(self, search: _Search, embedding: Sequence[float]) -> Iterator[list[tuple[int, float]]]:
         """Search, and keep the rows that were found as they are until their documents are read."""
-        [vector] = self._as_vectors([embedding])
+        dimensions = self._vectors.dimensions
+        vector = truncate(_as_row(embedding, "the query's vector", dimensions), dimensions)
         # Without the lock, since the function may use the store.
         passed = self._asked(search.filter) if callable(search.filter) else None
         with self._lock:
@@ -754,17 +796,12 @@ class Qwen3VectorStore(VectorStore):
 
     def _as_vectors(self, vectors: Any) -> NDArray[np.float32]:
         """Check vectors, and bring them to unit length, so that inner products are cosines."""
-        dimensions = self._vectors.dimensions
-        for place, vector in enumerate(vectors):
-            if len(vector) != dimensions:
-                raise ValueError(
-                    f"the vector at index {place} has {len(vector)} dimensions, and the index {dimensions}"
-                )
-        array = np.array(vectors, dtype=np.float32).reshape(-1, dimensions)
-        broken = np.flatnonzero(~np.isfinite(array).all(axis=1))
-        if len(broken):
-            raise ValueError(f"the vector at index {broken[0]} has a number that is not finite")
-        return truncate(array, dimensions)
+        rows = [
+            _as_row(vector, f"the vector at index {place}", self._vectors.dimensions)
+            for place, vector in enumerate(vectors)
+        ]
+        array = np.stack(rows) if rows else np.zeros((0, self._vectors.dimensions), dtype=np.float32)
+        return truncate(array, self._vectors.dimensions)
 
 
 class _Search:
@@ -780,6 +817,9 @@ class _Search:
         self.k = as_integer("k", k)
         if self.k < 1:
             raise ValueError(f"the number of documents to find must be at least 1, got {k}")
+        is_number = isinstance(score_threshold, (int, float, np.number)) and not np.isnan(score_threshold)
+        if score_threshold is not None and not is_number:
+            raise ValueError(f"score_threshold must be a number, got {score_threshold!r:.80}")
         self.filter, self.score_threshold = filter, score_threshold
         self.condition = None if filter is None or callable(filter) else compiled(filter)
 
@@ -789,7 +829,9 @@ def _search_kwargs(kwargs: dict[str, Any]) -> dict[str, Any]:
     return {"score_threshold": kwargs.get("score_threshold")}
 
 
-def _most(k: int, fetch_k: int) -> int:
+def _most(k: int, fetch_k: int, lambda_mult: float) -> int:
+    if not isinstance(lambda_mult, (int, float, np.number)) or not 0 <= lambda_mult <= 1:
+        raise ValueError(f"lambda_mult must be a number from 0 to 1, got {lambda_mult!r:.80}")
     for name, number in (("k", k), ("fetch_k", fetch_k)):
         if as_integer(name, number) < 1:
             raise ValueError(f"{name}, the number of documents to find, must be at least 1, got {number}")
@@ -800,6 +842,32 @@ def _refuse_others(name: str, kwargs: dict[str, Any], passed: tuple[str, ...]) -
     others = [other for other in kwargs if other not in passed]
     if others:
         raise TypeError(f"{name} takes no {', '.join(others)}")
+
+
+def _as_row(vector: Any, name: str, dimensions: int) -> NDArray[np.float32]:
+    try:
+        row = np.asarray(vector)
+    except ValueError:  # Lists of different lengths within.
+        row = np.empty(0, dtype=object)
+    if row.ndim != 1 or row.dtype.kind not in "fiu":
+        kind = f"{type(vector).__name__} of shape {row.shape} and type {row.dtype}"
+        raise TypeError(f"{name} must be {dimensions} numbers, got {kind}")
+    if len(row) != dimensions:
+        raise ValueError(f"{name} has {len(row)} dimensions, and the index {dimensions}")
+    with np.errstate(over="ignore"):
+        row = row.astype(np.float32)
+        if not np.isfinite(row @ row):
+            raise ValueError(f"{name} has a number that is not finite, or too great")
+    return row
+
+
+def _refuse_codes(vector: Any, name: str) -> None:
+    row = np.asarray(vector)
+    if row.dtype.kind in "iu" and np.abs(row.astype(np.float32)).max() > 1:
+        raise ValueError(
+            f"{name} is of whole numbers, as int8 codes are, whose cosines would be wrong: give the vectors that they "
+            "were made from, or compare codes with Quantizer.scores"
+        )
 
 
 def _as_documents(texts: Iterable[str], metadatas: Iterable[dict[str, Any]] | None) -> list[Document]:
@@ -826,10 +894,18 @@ def _named(documents: Iterable[Document], ids: Iterable[str | None] | None) -> l
         Document(
             id=name,
             page_content=document.page_content,
-            metadata=plain(document.metadata, f"the metadata of the document at index {place}"),
+            metadata=_plain_metadata(document.metadata, f"the metadata of the document at index {place}"),
         )
         for place, (name, document) in enumerate(zip(names, documents, strict=True))
     ]
+
+
+def _plain_metadata(metadata: Mapping[str, Any], path: str) -> dict[str, Any]:
+    try:
+        made: dict[str, Any] = plain(metadata, path)
+    except RecursionError:
+        raise ValueError(f"{path} is nested too deep, or holds itself") from None
+    return made
 
 
 def _listed(ids: Iterable[Any]) -> list[Any]:
@@ -882,9 +958,16 @@ def _read_documents(path: Path, rows: int) -> dict[int, Document]:
     return documents
 
 
+def _layers(embedding: Embeddings) -> list[Any]:
+    """List an embedding and what it is around, for LangChain's CacheBackedEmbeddings."""
+    layers: list[Any] = [embedding]
+    while hasattr(layers[-1], "underlying_embeddings"):
+        layers.append(layers[-1].underlying_embeddings)
+    return layers
+
+
 def _encoder_of(embedding: Embeddings) -> Any:
-    """Find the encoder of an embedding, or of the one that LangChain's CacheBackedEmbeddings is around."""
-    inner = getattr(embedding, "underlying_embeddings", embedding)
+    inner = _layers(embedding)[-1]
     encoder = getattr(inner, "encoder", None)
     if encoder is None:
         raise TypeError(
@@ -892,6 +975,26 @@ def _encoder_of(embedding: Embeddings) -> Any:
             f"got {type(inner).__name__}"
         )
     return encoder
+
+
+def _for_queries(embedding: Embeddings) -> Embeddings:
+    """Find what embeds queries: no CacheBackedEmbeddings that keeps queries and documents under the same keys."""
+    layers = _layers(embedding)
+    if not any(_shares_cache(layer) for layer in layers):
+        return embedding
+    logger.warning(
+        "the cache of documents is that of queries too, where a query that is also a document would get the document's "
+        "vector: queries are not cached; give query_embedding_cache a store of its own"
+    )
+    inner: Embeddings = layers[-1]
+    return inner
+
+
+def _shares_cache(layer: Any) -> bool:
+    caches = [getattr(layer, f"{kind}_embedding_store", None) for kind in ("query", "document")]
+    # LangChain wraps what the bytes are kept in once for queries and once for documents.
+    kept = [getattr(cache, "store", cache) for cache in caches]
+    return kept[0] is not None and kept[0] is kept[1]
 
 
 def _check_same_space(ours: Embeddings, theirs: Embeddings) -> None:

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _SHOWN = 80
+# Python writes and reads no integers of more than 4,300 digits.
+_INTEGER_BITS = 14_000
 
 
 def plain(value: Any, path: str) -> Any:
@@ -23,7 +25,7 @@ def plain(value: Any, path: str) -> Any:
     Args:
         value: a string, number, bool or None; a list or tuple, which becomes a list, or a dictionary of such; a date or
             time, which becomes ISO 8601; a UUID or path, which becomes a string; an enum, of which its value is taken;
-            numpy's numbers and arrays, which become numbers and lists.
+            numpy's numbers, times and arrays, which become numbers, ISO 8601 and lists.
         path: where it stands, for the message.
 
     Returns:
@@ -34,10 +36,12 @@ def plain(value: Any, path: str) -> Any:
     """
     if isinstance(value, Enum):
         return plain(value.value, path)
-    if value is None or type(value) in (str, int, float, bool):
-        return value
     if isinstance(value, (np.generic, np.ndarray)):
-        return plain(value.tolist(), path)
+        value = _of_numpy(value)
+    if value is None or type(value) in (str, float, bool):
+        return value
+    if isinstance(value, int) and value.bit_length() > _INTEGER_BITS:
+        raise TypeError(f"{path} is an integer of {value.bit_length():,} bits, which can't be saved: give a string")
     for kind in (str, int, float):
         if isinstance(value, kind):
             return kind(value)
@@ -47,15 +51,40 @@ def plain(value: Any, path: str) -> Any:
         for key in value:
             if not isinstance(key, str):
                 raise TypeError(f"{path} has the key {key!r:.{_SHOWN}} ({type(key).__name__}): keys must be strings")
-        return {str(key): plain(item, f"{path}[{key!r}]") for key, item in value.items()}
+        # Not str(), which makes the name of a key that is an enum too.
+        return {"".join(key): plain(item, f"{path}[{key!r}]") for key, item in value.items()}
     if isinstance(value, (date, time)):
-        return value.isoformat()
+        # pandas' missing time is a datetime, but equals nothing.
+        return value.isoformat() if value == value else None
     if isinstance(value, (UUID, PurePath)):
         return str(value)
     raise TypeError(
         f"{path} is {value!r:.{_SHOWN}} ({type(value).__name__}), which can't be saved: give a string, number, bool, "
         "None, date, UUID, or a list or dictionary of them"
     )
+
+
+def _of_numpy(value: Any) -> Any:
+    """Turn what numpy holds into Python's own values, as far as there are such."""
+    if isinstance(value, np.ndarray):
+        if value.dtype.kind not in "mM":
+            return value.tolist()
+        return [*value] if value.ndim else _of_numpy(value[()])
+    if isinstance(value, np.timedelta64):
+        return value
+    if isinstance(value, np.datetime64):
+        return _of_moment(value)
+    return value.item()
+
+
+def _of_moment(value: np.datetime64) -> Any:
+    if np.isnat(value):
+        return None
+    if not isinstance(value.item(), int):
+        return value.item()
+    # What Python's times are too coarse or too short for, as numpy judges by the unit, is an integer.
+    coarse = value.astype("datetime64[us]")
+    return coarse.item() if coarse == value and not isinstance(coarse.item(), int) else str(value)
 
 
 Condition = Callable[["Columns"], "NDArray[np.bool_]"]
