@@ -135,6 +135,9 @@ def check_index(path: str | os.PathLike[str], encoder: Encoder, *, queries: Iter
         DamagedIndexError: the file is not the one that was saved.
     """
     path = Path(path)
+    texts = None if queries is None else list(queries)
+    if texts == []:
+        raise ValueError("there are no queries to measure the recall of")
     digest = _sha256(path)
     saved = next((saved for saved in _read_notes(path) if saved.sha256 == digest), None)
     if saved is None:
@@ -144,7 +147,7 @@ def check_index(path: str | os.PathLike[str], encoder: Encoder, *, queries: Iter
             f"{str(path)!r} holds vectors of {saved.fingerprint}, which cannot be compared with those of "
             f"{encoder.fingerprint}: open it with the encoder that it was made with, or embed the documents again"
         )
-    recall = None if queries is None else recall_of(read_index(path), encoder.encode_queries(queries))
+    recall = None if texts is None else recall_of(read_index(path), encoder.encode_queries(texts))
     return Checked(**asdict(saved), recall=recall)
 
 
@@ -160,10 +163,13 @@ def recall_of(index: faiss.Index, queries: NDArray[np.float32], k: int = 10) -> 
         The share of the results that score no less than the k-th of the exact search, 0 to 1; 1 of an empty index.
 
     Raises:
-        ValueError: there are no queries.
+        ValueError: the index is none of inner products.
     """
-    if not len(queries):
-        raise ValueError("there are no queries to measure the recall of")
+    library = import_faiss()
+    if index.metric_type != library.METRIC_INNER_PRODUCT:
+        raise ValueError("only the recall of an index of inner products can be measured")
+    if isinstance(index, library.IndexIDMap):
+        index = library.downcast_index(index.index)
     k = min(k, index.ntotal)
     if not k:
         return 1.0

@@ -16,6 +16,7 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
+from inspect import iscoroutinefunction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
@@ -42,7 +43,7 @@ from qwen3_embed_integrations.index_file import (
     write_atomically,
     write_index,
 )
-from qwen3_embed_integrations.matryoshka import as_integer, import_faiss, truncate, two_stage_index
+from qwen3_embed_integrations.matryoshka import as_integer, import_faiss, two_stage_index
 from qwen3_embed_integrations.metadata_filter import Columns, compiled, plain
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ logger = logging.getLogger(__name__)
 # What LangChain's indexing and its time-weighted retriever pass to every store.
 _PASSED_WHEN_ADDING = ("batch_size", "current_time")
 # What a retriever's search_kwargs hold for other kinds of search.
-_PASSED_WHEN_SEARCHING = ("score_threshold", "fetch_k")
+_PASSED_WHEN_SEARCHING = ("score_threshold", "fetch_k", "lambda_mult")
 
 
 class Qwen3VectorStore(VectorStore):
@@ -73,13 +74,14 @@ class Qwen3VectorStore(VectorStore):
     A deleted or replaced document is never found again; once more are deleted than are left, the index is built anew.
     Many threads may use one store. A copy or a pickle is a store of its own, as this one was at that moment.
 
-    A filter is a function from a document to whether it may be found, which is asked about every document, or a
-    dictionary: `{"source": "a.md"}`, `{"source": ["a.md", "b.md"]}`, `{"year": {"$gte": 2020, "$lt": 2024}}`,
-    `{"$or": [{...}, {...}]}`. The operators are $eq, $ne, $gt, $gte, $lt, $lte, $in, $nin, $and, $or and $not; a
-    document without the field passes only $ne, $nin and $not. A list is $in.
+    A filter is a function from a document, which it must leave as it is, to whether it may be found, which is asked
+    about every document, or a dictionary: `{"source": "a.md"}`, `{"source": ["a.md", "b.md"]}`,
+    `{"year": {"$gte": 2020, "$lt": 2024}}`, `{"$or": [{...}, {...}]}`. The operators are $eq, $ne, $gt, $gte, $lt,
+    $lte, $in, $nin, $and, $or and $not; a document without the field passes only $ne, $nin and $not. A list is $in.
 
-    Metadata are kept as plain values that JSON holds: dates and times as ISO 8601, UUIDs, paths and enums as their
-    strings and values, numpy's numbers and arrays as numbers and lists, tuples as lists; others are refused.
+    Metadata are kept as plain values that JSON holds: dates and times as ISO 8601, in UTC if they have a zone, UUIDs,
+    paths and enums as their strings and values, numpy's numbers and arrays as numbers and lists, tuples as lists;
+    others are refused.
 
     Args:
         embedding: makes the vectors; to save the store it has to be one of this package, or
@@ -105,19 +107,22 @@ class Qwen3VectorStore(VectorStore):
         index = two_stage_index(_encoder_of(embedding).dimensions) if index is None else index
         from qwen3_embed_integrations.vector_rows import VectorRows
 
-        self._embedding, self._of_queries = embedding, _for_queries(embedding)
-        self._fill(VectorRows(index))
+        self._start(embedding, VectorRows(index), {})
 
-    def _fill(self, rows: VectorRows, documents: Mapping[int, Document] | None = None) -> None:
-        """Take over rows, and the documents of those that are alive, in the order of the rows."""
-        self._vectors = rows
-        self._documents: dict[int, Document] = {}
-        self._rows: dict[str, int] = {}
-        self._columns = Columns()
+    def _start(self, embedding: Embeddings, vectors: VectorRows, documents: dict[int, Document]) -> None:
+        self._embedding, self._of_queries = embedding, _for_queries(embedding)
         # FAISS allows no search while a vector is added.
         self._lock = threading.Lock()
-        for row, document in (documents or {}).items():
-            self._hold(row, document)
+        self._fill(vectors, documents)
+
+    def _fill(self, vectors: VectorRows, documents: dict[int, Document]) -> None:
+        """Take over rows, and the documents of those that are alive, in the order of the rows."""
+        rows = {str(document.id): row for row, document in documents.items()}
+        columns = Columns()
+        for row, document in documents.items():
+            columns.put(row, document.metadata)
+        # At once, so that an interrupt leaves one state or the other.
+        self._vectors, self._documents, self._rows, self._columns = vectors, documents, rows, columns
 
     def _hold(self, row: int, document: Document) -> None:
         self._documents[row] = document
@@ -136,8 +141,7 @@ class Qwen3VectorStore(VectorStore):
     def _restore(self, embedding: Embeddings, index: faiss.Index, documents: dict[int, Document]) -> None:
         from qwen3_embed_integrations.vector_rows import VectorRows
 
-        self._embedding, self._of_queries = embedding, _for_queries(embedding)
-        self._fill(VectorRows.of_saved(index, np.array([*documents], dtype=np.int64)), documents)
+        self._start(embedding, VectorRows.of_saved(index, np.array([*documents], dtype=np.int64)), documents)
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -433,8 +437,7 @@ class Qwen3VectorStore(VectorStore):
         names = None if ids is None else _as_ids(ids)
         with self._lock:
             if names is None:
-                self._vectors.clear()
-                self._fill_again(self._vectors, {})
+                self._fill(self._vectors.emptied(), {})
             else:
                 for name in names:
                     self._forget(name)
@@ -559,8 +562,8 @@ class Qwen3VectorStore(VectorStore):
             embedding: the vector.
             k: how many to find.
             filter: which documents may be found.
-            **kwargs: `score_threshold`, the least cosine of what is found; `fetch_k` changes nothing, since as many are
-                found as there are.
+            **kwargs: `score_threshold`, the least cosine of what is found; `fetch_k` and `lambda_mult`, which are for
+                another search, change nothing.
 
         Returns:
             The documents with their cosines, nearest first.
@@ -708,6 +711,8 @@ class Qwen3VectorStore(VectorStore):
         if not _is_documents(saved.documents, name):
             raise DamagedIndexError(f"{str(folder)!r} names {saved.documents!r}, which is no file of a store")
         index = read_index(folder / f"{name}.faiss")
+        if index.d != encoder.dimensions:
+            raise DamagedIndexError(f"{str(folder)!r} has an index of {index.d} dimensions, not {encoder.dimensions}")
         documents = _read_documents(folder / saved.documents, index.ntotal)
         store = cls.__new__(cls)
         store._restore(embedding, index, documents)
@@ -724,14 +729,16 @@ class Qwen3VectorStore(VectorStore):
         with self._searching(search, embedding) as found:
             rows = [row for row, _ in found]
             vectors = self._vectors.vectors(np.array(rows, dtype=np.int64))
-            chosen = maximal_marginal_relevance(np.array(embedding, dtype=np.float32), list(vectors), lambda_mult, k)
-            return [_copied(self._documents[rows[place]]) for place in chosen]
+            query = np.array(embedding, dtype=np.float32)
+            # A vector of zeros has no direction to be unlike another's.
+            comparable = bool(query.any()) and bool(vectors.any(axis=1).all())
+            chosen = maximal_marginal_relevance(query, list(vectors), lambda_mult, k) if comparable else range(k)
+            return [_copied(self._documents[rows[place]]) for place in chosen if place < len(rows)]
 
     @contextmanager
     def _searching(self, search: _Search, embedding: Sequence[float]) -> Iterator[list[tuple[int, float]]]:
         """Search, and keep the rows that were found as they are until their documents are read."""
-        dimensions = self._vectors.dimensions
-        vector = truncate(_as_row(embedding, "the query's vector", dimensions), dimensions)
+        vector = _as_row(embedding, "the query's vector", self._vectors.dimensions)
         # Without the lock, since the function may use the store.
         passed = self._asked(search.filter) if callable(search.filter) else None
         with self._lock:
@@ -787,12 +794,7 @@ class Qwen3VectorStore(VectorStore):
             return
         logger.info("the index is built anew without %d deleted documents", self._vectors.dead)
         vectors, kept = self._vectors.compacted()
-        self._fill_again(vectors, {new: self._documents[old] for new, old in enumerate(kept.tolist())})
-
-    def _fill_again(self, rows: VectorRows, documents: dict[int, Document]) -> None:
-        lock = self._lock
-        self._fill(rows, documents)
-        self._lock = lock
+        self._fill(vectors, {new: self._documents[old] for new, old in enumerate(kept.tolist())})
 
     def _as_vectors(self, vectors: Any) -> NDArray[np.float32]:
         """Check vectors, and bring them to unit length, so that inner products are cosines."""
@@ -800,8 +802,7 @@ class Qwen3VectorStore(VectorStore):
             _as_row(vector, f"the vector at index {place}", self._vectors.dimensions)
             for place, vector in enumerate(vectors)
         ]
-        array = np.stack(rows) if rows else np.zeros((0, self._vectors.dimensions), dtype=np.float32)
-        return truncate(array, self._vectors.dimensions)
+        return np.stack(rows) if rows else np.zeros((0, self._vectors.dimensions), dtype=np.float32)
 
 
 class _Search:
@@ -821,6 +822,8 @@ class _Search:
         if score_threshold is not None and not is_number:
             raise ValueError(f"score_threshold must be a number, got {score_threshold!r:.80}")
         self.filter, self.score_threshold = filter, score_threshold
+        if iscoroutinefunction(filter):
+            raise TypeError("a filter function must not be async: nobody would wait for its answer")
         self.condition = None if filter is None or callable(filter) else compiled(filter)
 
 
@@ -854,11 +857,13 @@ def _as_row(vector: Any, name: str, dimensions: int) -> NDArray[np.float32]:
         raise TypeError(f"{name} must be {dimensions} numbers, got {kind}")
     if len(row) != dimensions:
         raise ValueError(f"{name} has {len(row)} dimensions, and the index {dimensions}")
-    with np.errstate(over="ignore"):
-        row = row.astype(np.float32)
-        if not np.isfinite(row @ row):
-            raise ValueError(f"{name} has a number that is not finite, or too great")
-    return row
+    row = row.astype(np.float64)
+    largest = np.abs(row).max(initial=0)
+    if not np.isfinite(largest):
+        raise ValueError(f"{name} has a number that is not finite")
+    # To unit length in two steps, since squares of very small and great numbers are none.
+    row = row / largest if largest else row
+    return np.asarray(row / (np.linalg.norm(row) or 1), dtype=np.float32)
 
 
 def _refuse_codes(vector: Any, name: str) -> None:
@@ -933,8 +938,10 @@ def _copied(document: Document) -> Document:
 
 
 def _checked_name(index_name: str) -> str:
-    if not isinstance(index_name, str) or not re.fullmatch(r"[\w.-]+", index_name) or index_name.startswith("."):
-        raise ValueError(f"index_name must be letters, digits, dots, dashes and underscores, got {index_name!r}")
+    if not isinstance(index_name, str) or not re.fullmatch(r"[\w.-]{1,100}", index_name) or index_name.startswith("."):
+        raise ValueError(
+            f"index_name must be up to 100 letters, digits, dots, dashes and underscores, got {index_name!r}"
+        )
     return index_name
 
 
@@ -948,12 +955,16 @@ def _read_documents(path: Path, rows: int) -> dict[int, Document]:
         documents = {}
         for line in lines:
             row, id_, text, metadata = json.loads(line)
+            if not (type(row) is int and type(id_) is str and type(text) is str and type(metadata) is dict):
+                raise ValueError("a line is no row, id, text and metadata")
             documents[row] = Document(id=id_, page_content=text, metadata=metadata)
-        in_order = all(type(row) is int for row in documents) and list(documents) == sorted(documents)
         ids = {document.id for document in documents.values()}
-        if not in_order or not len(ids) == len(documents) == len(lines) or not {*documents} <= {*range(rows)}:
-            raise ValueError("its rows are not those of the index")
-    except (EOFError, FileNotFoundError, ValueError, TypeError, gzip.BadGzipFile, zlib.error) as error:
+        places = list(documents)
+        if places != sorted(places) or not len(ids) == len(places) == len(lines):
+            raise ValueError("its rows or ids are not in order")
+        if places and not 0 <= places[0] <= places[-1] < rows:
+            raise ValueError("it has rows that the index has not")
+    except (EOFError, FileNotFoundError, ValueError, TypeError, RecursionError, gzip.BadGzipFile, zlib.error) as error:
         raise DamagedIndexError(f"{str(path)!r} is damaged or missing: {error}") from error
     return documents
 

@@ -80,12 +80,13 @@ def two_stage_index(
     better. Vectors can be added at any time, but not removed.
 
     Thousands of equal or nearly equal vectors would tear a graph apart; its `add` sets them apart from the others, in
-    the first stage alone. An index that FAISS itself read adds without that: read it with `load_index`.
+    the first stage alone. An index that FAISS itself read adds without that: read it with `load_index`. FAISS's
+    IndexIDMap adds without that too: give `with_ids` in its stead.
 
     Args:
         dimensions: components of the vectors that are added, all of unit length.
-        search_dimensions: components that the first stage sees, 1 to dimensions; fewer are faster and find less. None
-            for 256, or all where there are no more.
+        search_dimensions: components of the first stage, 1 to dimensions; fewer are faster and find less. From 32 on
+            the last of them tell crowds of equal vectors from the others. None for 256, or all where there are no more.
         oversampling: candidates that are ranked by their full vectors, as a multiple of the number asked for.
         ef_search: breadth of the search in the graph; more is slower and finds more.
         neighbors: links of a node in the graph; more take memory (8 bytes each) and find more.

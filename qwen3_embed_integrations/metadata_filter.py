@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from datetime import date, time
+from datetime import date, datetime, time, timezone
 from enum import Enum
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
@@ -24,8 +24,8 @@ def plain(value: Any, path: str) -> Any:
 
     Args:
         value: a string, number, bool or None; a list or tuple, which becomes a list, or a dictionary of such; a date or
-            time, which becomes ISO 8601; a UUID or path, which becomes a string; an enum, of which its value is taken;
-            numpy's numbers, times and arrays, which become numbers, ISO 8601 and lists.
+            time, which becomes ISO 8601, in UTC if it has a zone; a UUID or path, which becomes a string; an enum, of
+            which its value is taken; numpy's numbers, times and arrays, which become numbers, ISO 8601 and lists.
         path: where it stands, for the message.
 
     Returns:
@@ -53,6 +53,9 @@ def plain(value: Any, path: str) -> Any:
                 raise TypeError(f"{path} has the key {key!r:.{_SHOWN}} ({type(key).__name__}): keys must be strings")
         # Not str(), which makes the name of a key that is an enum too.
         return {"".join(key): plain(item, f"{path}[{key!r}]") for key, item in value.items()}
+    if isinstance(value, datetime) and value.utcoffset() is not None:
+        # In one zone, since times are compared as strings.
+        value = value.astimezone(timezone.utc)
     if isinstance(value, (date, time)):
         # pandas' missing time is a datetime, but equals nothing.
         return value.isoformat() if value == value else None
@@ -172,6 +175,9 @@ class Columns:
         new = self._rows[len(column.codes) :]
         if new:
             column.extend([_MISSING if metadata is None else metadata.get(name, _MISSING) for metadata in new])
+        if len(column.values) == 1:
+            # No row has it: names from requests must not fill the memory.
+            del self._columns[name]
         return column
 
     def everything(self) -> NDArray[np.bool_]:
@@ -183,7 +189,8 @@ def compiled(filter: Any, path: str = "filter") -> Condition:
     """Check a filter, and make the function that finds its rows.
 
     A field with a value must have it; with a list, one of the list's; with a dictionary of operators, each must hold:
-    $eq, $ne, $in, $nin, $not, and $gt, $gte, $lt and $lte among numbers or among strings. A row without the field
+    $eq, $ne, $in, $nin, $not, and $gt, $gte, $lt and $lte among numbers or among strings, as which times are compared.
+    True equals 1, as in Python. A row without the field
     passes $ne, $nin and $not, and nothing else. $and and $or join lists of filters, and $not turns one round.
 
     Args:
@@ -208,7 +215,7 @@ def compiled(filter: Any, path: str = "filter") -> Condition:
 def _part(name: Any, wanted: Any, path: str) -> Condition:
     if name in ("$and", "$or"):
         if not isinstance(wanted, (list, tuple)) or not wanted:
-            raise TypeError(f"{path} must be a list of filters, got {wanted!r:.{_SHOWN}}")
+            raise TypeError(f"{path} must be a list of one filter or more, got {wanted!r:.{_SHOWN}}")
         parts = [compiled(one, f"{path}[{place}]") for place, one in enumerate(wanted)]
         joined = np.logical_and if name == "$and" else np.logical_or
         return lambda columns: joined.reduce([part(columns) for part in parts])
@@ -225,6 +232,8 @@ def _part(name: Any, wanted: Any, path: str) -> Condition:
 
 def _test(wanted: Any, path: str) -> _Test:
     operators = [name for name in wanted if str(name).startswith("$")] if isinstance(wanted, Mapping) else []
+    if isinstance(wanted, np.ndarray):
+        wanted = wanted.tolist()
     if not operators:
         if isinstance(wanted, (list, tuple, set, frozenset)):
             return _operator("$in", wanted, path)
@@ -245,6 +254,7 @@ _COMPARISONS: dict[str, Callable[[Any, Any], bool]] = {
 
 def _operator(name: str, wanted: Any, path: str) -> _Test:
     if name in ("$in", "$nin"):
+        wanted = wanted.tolist() if isinstance(wanted, np.ndarray) else wanted
         if not isinstance(wanted, (list, tuple, set, frozenset)):
             raise TypeError(f"{path} must be a list, got {wanted!r:.{_SHOWN}} ({type(wanted).__name__})")
         values = [plain(value, path) for value in wanted]

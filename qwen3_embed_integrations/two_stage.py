@@ -27,13 +27,18 @@ faiss = import_faiss()
 
 # A row belongs to a crowd if so many before it had the same SimHash (https://doi.org/10.1145/509907.509965).
 _CROWD = 4
-_HASH_BITS = 64
-# Counts of hashes are kept by their first bits: so many that few of ten million distinct rows share a place.
-_COUNTER_BITS = 24
+# Templates have much in common: with fewer bits, texts whose cosines are 0.96 would share hashes.
+_HASH_BITS = 192
+# Places to count hashes in, for each row that is expected: few distinct rows share one.
+_PLACES_PER_ROW = 4
+_LEAST_PLACES = 2**16
+# Lengths of the random move and of the mark, of vectors of length 1: less does not part a crowd from the others, and
+# more keeps the others from finding the crowd.
 _STEP = 0.01
 _MARK = 0.3
 # With fewer components the mark comes on top: each of them tells too much to make room.
 _FEW = 32
+# Rows that are decoded at once.
 _PART = 65_536
 
 
@@ -100,23 +105,47 @@ class TwoStageIndex(faiss.IndexRefine):  # type: ignore[misc, name-defined]
             raise ValueError(f"the vectors must have shape (n, {self.d}), got {x.shape}")
         if not len(x):
             return
-        first_stage, graph, full = self.first_stage, self.graph, faiss.downcast_index(self.refine_index)
+        self._mend()
+        graph, full = self.graph, faiss.downcast_index(self.refine_index)
         small = self._small(x)
         crowded = self._counter().seen(small)
         random = np.random.default_rng(self.ntotal)
         self._place(small, crowded, random)
-        levels, before = graph.hnsw.levels, graph.ntotal
-        for level in _levels(graph.hnsw, crowded, random).tolist():
-            levels.push_back(level)
         try:
+            for level in _levels(graph.hnsw, crowded, random).tolist():
+                graph.hnsw.levels.push_back(level)
+            full.add(x)
             graph.add(small)
-        except BaseException:
-            if graph.ntotal == before:
-                levels.resize(before)
-            raise
-        full.add(x)
-        first_stage.ntotal = graph.ntotal
-        self.ntotal: int = full.ntotal
+        finally:
+            self._mend()
+
+    def _mend(self) -> None:
+        """Have all parts hold the rows that the graph has: an interrupt may have come between two of them."""
+        first_stage, graph, full = self.first_stage, self.graph, faiss.downcast_index(self.refine_index)
+        rows = graph.ntotal
+        graph.hnsw.levels.resize(rows)
+        full.codes.resize(rows * full.code_size)
+        full.ntotal = first_stage.ntotal = rows
+        self.ntotal: int = rows
+
+    def search(self, x: NDArray[np.float32], k: int, *, params: Any = None, **outputs: Any) -> Any:
+        """Find the rows with the greatest inner products; the graph's search is as broad as the candidates are many.
+
+        Args:
+            x: queries, float32 array, shape (n, dimensions).
+            k: how many to find for each.
+            params: FAISS's search parameters, in place of the index's settings.
+            **outputs: arrays to write to, as in FAISS.
+
+        Returns:
+            Scores, float32 array, shape (n, k), best first, and rows, int64 array of the same shape.
+        """
+        breadth = int(self.k_factor) * k
+        if params is None and breadth > self.graph.hnsw.efSearch:
+            graph = faiss.SearchParametersHNSW(efSearch=breadth)
+            first_stage = faiss.SearchParametersPreTransform(index_params=graph)
+            params = faiss.IndexRefineSearchParameters(k_factor=self.k_factor, base_index_params=first_stage)
+        return super().search(x, k, params=params, **outputs)
 
     def reset(self) -> None:
         """Remove all rows."""
@@ -152,14 +181,15 @@ class TwoStageIndex(faiss.IndexRefine):  # type: ignore[misc, name-defined]
         small[:, heads:] = np.where(crowded, -1, 1)[:, None] * np.float32(_MARK / np.sqrt(marks))
 
     def _counter(self) -> _Counter:
-        # After FAISS made this object from a file or a pickle, or was asked to add or remove by other ways.
-        if self._counted is None or self._counted.rows != self.ntotal:
-            counter = _Counter(self._heads())
+        # Not there after a file or a pickle; past its rows where FAISS's own ways added some, or there are too many.
+        counter = self._counted
+        if counter is None or counter.rows != self.ntotal or counter.is_full:
+            counter = _Counter(self._heads(), self.ntotal)
             for start in range(0, self.ntotal, _PART):
                 rows = np.arange(start, min(start + _PART, self.ntotal), dtype=np.int64)
                 counter.seen(self._small(self.reconstruct_batch(rows)))
             self._counted = counter
-        return self._counted
+        return counter
 
 
 class TwoStageIdMap(faiss.IndexIDMap):  # type: ignore[misc, name-defined]
@@ -176,19 +206,23 @@ class TwoStageIdMap(faiss.IndexIDMap):  # type: ignore[misc, name-defined]
 
         Args:
             x: float32 array, shape (n, dimensions), unit length.
-            ids: one per vector, shape (n,).
+            ids: one whole number per vector, shape (n,).
 
         Raises:
-            ValueError: x has another shape, or there are more or fewer ids than vectors.
+            ValueError: x or ids have another shape, or ids are no whole numbers.
         """
-        if len(ids) != len(x):
-            raise ValueError(f"ids must be one per vector, got {len(ids)} for {len(x)} vectors")
+        numbers = np.asarray(ids)
+        if numbers.dtype.kind not in "iu" or numbers.shape != (len(x),):
+            raise ValueError(f"ids must be one whole number per vector, got {numbers!r:.80} for {len(x)} vectors")
         if self._inner is None:
             self._inner = restored(faiss.downcast_index(self.index))
-        self._inner.add(x)
-        for id_ in ids:
-            self.id_map.push_back(int(id_))
-        self.ntotal = self._inner.ntotal
+        try:
+            for number in numbers.tolist():
+                self.id_map.push_back(number)
+            self._inner.add(x)
+        finally:
+            self.id_map.resize(self._inner.ntotal)
+            self.ntotal = self._inner.ntotal
 
 
 class _Counter:
@@ -196,12 +230,21 @@ class _Counter:
 
     Args:
         dimensions: how many leading components to look at.
+        rows: how many will be counted at once.
     """
 
-    def __init__(self, dimensions: int) -> None:
+    def __init__(self, dimensions: int, rows: int) -> None:
         self.rows = 0
-        self._counts = np.zeros(1 << _COUNTER_BITS, dtype=np.uint8)
-        self._planes = np.random.default_rng(0).standard_normal((dimensions, _HASH_BITS), dtype=np.float32)
+        places = max(_LEAST_PLACES, 4 * _PLACES_PER_ROW * rows)
+        self._counts = np.zeros(1 << (places - 1).bit_length(), dtype=np.uint8)
+        random = np.random.default_rng(0)
+        self._planes = random.standard_normal((dimensions, _HASH_BITS), dtype=np.float32)
+        self._factors = random.integers(0, 2**63, _HASH_BITS // 64, dtype=np.uint64) * np.uint64(2) + np.uint64(1)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether so many rows were counted that distinct ones often share a place."""
+        return _PLACES_PER_ROW * self.rows > len(self._counts)
 
     def seen(self, small: NDArray[np.float32]) -> NDArray[np.bool_]:
         """Count rows, and find those that have enough nearly equal ones before them.
@@ -213,8 +256,10 @@ class _Counter:
             Which belong to a crowd, shape (n,).
         """
         bits = small[:, : len(self._planes)] @ self._planes > 0
-        hashes = np.packbits(bits, axis=1).view(np.uint64)[:, 0] * np.uint64(0x9E3779B97F4A7C15)
-        places = (hashes >> np.uint64(64 - _COUNTER_BITS)).astype(np.int64)
+        words = np.packbits(bits, axis=1).view(np.uint64)
+        # Multiplied by odd numbers, which spreads what differs in any bit over the first ones.
+        hashes = (words * self._factors).sum(axis=1, dtype=np.uint64)
+        places = (hashes >> np.uint64(65 - len(self._counts).bit_length())).astype(np.int64)
         order = np.argsort(places, kind="stable")
         found, starts, counts = np.unique(places[order], return_index=True, return_counts=True)
         before = np.empty(len(places), dtype=np.int64)

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
 faiss = import_faiss()
 
+# Indexes that score chosen rows by themselves, sooner than one by one.
+_FLAT = (faiss.IndexFlat, faiss.IndexScalarQuantizer)
+
 # Candidates for each result, which their full vectors rank; a two-stage index has a number of its own.
 _OVERSAMPLING = 12
 # A graph's search is a little broader than the candidates that are needed.
@@ -28,19 +31,20 @@ _EXACT_COMPONENTS = 4_000_000
 _COMPONENTS_PER_STEP = 4_500
 _BROADEST = 20_000
 _ROWS_PER_WANTED = 1_000
+# Rows that are decoded at once.
 _PART = 65_536
 
 
 class VectorRows:
     """Vectors of unit length, each in a row of an index.
 
-    A deleted row stays in the index, since no graph can let go of one, until more are deleted than alive.
+    A deleted row stays in the index, since no graph can let go of one, until `compacted`.
 
     Args:
         index: an empty index of inner products; it is added to and searched here only.
 
     Raises:
-        ValueError: the index is not empty, must be trained, is none of inner products, or gives no vector back.
+        ValueError: the index is not empty, is none of inner products, or gives no vector back as it was.
     """
 
     def __init__(self, index: Any) -> None:
@@ -48,10 +52,10 @@ class VectorRows:
             raise ValueError(f"the index must be empty, but has {index.ntotal} vectors: load_local opens a saved store")
         if index.metric_type != faiss.METRIC_INNER_PRODUCT:
             raise ValueError("the index must be one of inner products: make it with faiss.METRIC_INNER_PRODUCT")
-        if not _gives_back(index):
+        if not isinstance(index, TwoStageIndex) and not _gives_back(index):
             raise ValueError(
-                f"the index ({type(index).__name__}) can't be added to, or gives no vector back for an exact "
-                "score: use two_stage_index, an IndexFlatIP or a graph"
+                f"the index ({type(index).__name__}) can't be added to, or gives no vector back as it was, for exact "
+                "scores: use two_stage_index without ids, an IndexFlatIP or a graph of full vectors"
             )
         self.index = index
         self._alive = np.zeros(0, dtype=np.bool_)
@@ -112,10 +116,9 @@ class VectorRows:
             self._alive = np.concatenate([self._alive, np.zeros(missing, dtype=np.bool_)])
         return self._alive
 
-    def clear(self) -> None:
-        """Delete all rows."""
-        self.index.reset()
-        self._alive = np.zeros(0, dtype=np.bool_)
+    def emptied(self) -> VectorRows:
+        """Return rows with an index of the same settings that holds none; these stay as they are."""
+        return VectorRows.of_saved(_emptied(self.index), np.zeros(0, dtype=np.int64))
 
     def vectors(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         """Get vectors back.
@@ -136,7 +139,7 @@ class VectorRows:
             The new rows, and of which old row each is, shape (rows,).
         """
         index = _emptied(self.index)
-        kept = np.flatnonzero(self._alive)
+        kept = np.flatnonzero(self._known())
         for start in range(0, len(kept), _PART):
             index.add(self.vectors(kept[start : start + _PART]))
         return VectorRows.of_saved(index, np.arange(len(kept))), kept
@@ -165,42 +168,62 @@ class VectorRows:
         if not k:
             return []
         with _one_thread():
-            rows, scores = self._scored(vector, k, self._narrowed(vector, k, mask, count))
+            candidates = self._candidates(vector, k, mask, count)
+            if candidates is None:
+                rows, scores = self._scored(vector, k, mask, count)
+            else:
+                rows, scores = candidates, self._scores(vector, candidates)
         order = np.lexsort((rows, -scores))[:k]
         return list(zip(rows[order].tolist(), scores[order].tolist(), strict=True))
 
-    def _narrowed(self, vector: NDArray[np.float32], k: int, mask: NDArray[np.bool_], count: int) -> NDArray[np.bool_]:
-        """Have the graph choose among the rows of a mask, where that is sooner than scoring all of them."""
-        if isinstance(self.index, faiss.IndexFlatCodes) or count * self.dimensions <= _EXACT_COMPONENTS:
-            return mask
-        is_refined = isinstance(self.index, faiss.IndexRefine)
-        first_stage = self.index.base_index if is_refined else self.index
-        needed = int(self.index.k_factor if is_refined else _OVERSAMPLING) * k
+    def _candidates(
+        self, vector: NDArray[np.float32], k: int, mask: NDArray[np.bool_], count: int
+    ) -> NDArray[np.int64] | None:
+        """Ask the graph for rows of a mask; None where it is sooner, or safer, to score all of them."""
+        if isinstance(self.index, _FLAT) or count * self.dimensions <= _EXACT_COMPONENTS:
+            return None
+        needed = int(getattr(self.index, "k_factor", _OVERSAMPLING)) * k
         breadth = int(_SPARE * needed * len(mask) / count)
         while breadth <= min(_BROADEST, count * self.dimensions // _COMPONENTS_PER_STEP):
-            _, found = first_stage.search(vector[None], breadth)
-            rows = found[0][found[0] >= 0]
-            rows = rows[mask[rows]][:needed]
+            found = self._nearest(vector, breadth)
+            found = found[mask[found]][:needed]
             # What is missing may be anywhere: the nearest rows of all are known, and too few of them are wanted.
-            if len(rows) == needed:
-                narrowed = np.zeros_like(mask)
-                narrowed[rows] = True
-                return narrowed
+            if len(found) == needed:
+                return found
             breadth *= 4
-        return mask
+        return None
+
+    def _nearest(self, vector: NDArray[np.float32], breadth: int) -> NDArray[np.int64]:
+        """Search the graph, the first stage's where there are two: its rows, nearest first."""
+        if isinstance(self.index, TwoStageIndex):
+            parameters = faiss.SearchParametersHNSW(efSearch=max(breadth, self.index.graph.hnsw.efSearch))
+            whole = faiss.SearchParametersPreTransform(index_params=parameters)
+            _, [rows] = self.index.first_stage.search(vector[None], breadth, params=whole)
+        elif isinstance(self.index, faiss.IndexHNSW):
+            # FAISS's graphs take steps by this, however many rows are asked for.
+            parameters = faiss.SearchParametersHNSW(efSearch=max(breadth, self.index.hnsw.efSearch))
+            _, [rows] = self.index.search(vector[None], breadth, params=parameters)
+        else:
+            _, [rows] = self.index.search(vector[None], breadth)
+        found: NDArray[np.int64] = rows[rows >= 0]
+        return found
+
+    def _scores(self, vector: NDArray[np.float32], rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        parts = range(0, len(rows), _PART)
+        # Not `@`, whose threads a single query would wait for.
+        return np.concatenate([np.einsum("ij,j->i", self.vectors(rows[at : at + _PART]), vector) for at in parts])
 
     def _scored(
-        self, vector: NDArray[np.float32], k: int, mask: NDArray[np.bool_]
+        self, vector: NDArray[np.float32], k: int, mask: NDArray[np.bool_], count: int
     ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """Score the rows of a mask; give those of the k best, at least."""
-        is_refined = isinstance(self.index, faiss.IndexRefine)
-        full = faiss.downcast_index(self.index.refine_index) if is_refined else self.index
-        if _ROWS_PER_WANTED * np.count_nonzero(mask) < len(mask) or not isinstance(full, faiss.IndexFlatCodes):
+        """Score all rows of a mask; give those of the k best, at least."""
+        two_stages = isinstance(self.index, TwoStageIndex)
+        full = faiss.downcast_index(self.index.refine_index) if two_stages else self.index
+        if _ROWS_PER_WANTED * count < len(mask) or not isinstance(full, _FLAT):
             rows = np.flatnonzero(mask)
-            # Not `@`, whose threads a single query would wait for.
-            return rows, np.einsum("ij,j->i", self.vectors(rows), vector)
+            return rows, self._scores(vector, rows)
         bits = np.packbits(mask, bitorder="little")
-        selector = faiss.IDSelectorBitmap(len(mask), faiss.swig_ptr(bits))
+        selector = faiss.IDSelectorBitmap(len(bits), faiss.swig_ptr(bits))
         scores, found = full.search(vector[None], k, params=faiss.SearchParameters(sel=selector))
         return found[0], scores[0]
 
@@ -226,9 +249,11 @@ def _emptied(index: Any) -> Any:
 
 
 def _gives_back(index: Any) -> bool:
+    vector = np.random.default_rng(0).standard_normal((1, index.d), dtype=np.float32)
+    vector /= np.linalg.norm(vector)
     try:
         copy = _emptied(index)
-        copy.add(np.eye(1, index.d, dtype=np.float32))
-        return bool(np.isfinite(copy.reconstruct_batch(np.zeros(1, dtype=np.int64))).all())
+        copy.add(vector)
+        return bool(np.allclose(copy.reconstruct_batch(np.zeros(1, dtype=np.int64)), vector, atol=0.01))
     except (AssertionError, RuntimeError):
         return False

@@ -80,7 +80,7 @@ def test_scores_are_those_of_the_vectors_that_were_added():
 
 def test_crowds_that_come_one_by_one_and_after_a_file(tmp_path):
     random = np.random.default_rng(3)
-    encoder = SimpleNamespace(dimensions=DIMENSIONS, fingerprint="a", encode_queries=lambda queries: queries)
+    encoder = SimpleNamespace(dimensions=DIMENSIONS, fingerprint="a", encode_queries=np.array)
     vectors, queries = mixed([6000], 0.0, random), texts(200, random)
     index = two_stage_index(DIMENSIONS, 96)
     for vector in vectors[:600]:
@@ -114,13 +114,16 @@ def test_ids_of_ones_own(tmp_path):
     scores, found = index.search(queries, 10)
     np.testing.assert_allclose(scores, np.take_along_axis(queries @ vectors.T, found - 10_000, axis=1), atol=ROUNDING)
     assert recall(index, vectors, queries) >= 0.98
-    with pytest.raises(ValueError, match="got 1 for 2 vectors"):
-        index.add_with_ids(vectors[:2], ids[:1])
+    assert recall_of(index, queries) >= 0.98
+    for wrong in (ids[:1], ["a", "b"], [1.5, 2.5]):
+        with pytest.raises(ValueError, match=r"one whole number per vector, got .* for 2 vectors"):
+            index.add_with_ids(vectors[:2], wrong)
+    assert index.ntotal == index.id_map.size() == len(vectors)
 
 
 def test_check_index_tells_of_a_torn_graph(tmp_path):
     random = np.random.default_rng(5)
-    encoder = SimpleNamespace(dimensions=DIMENSIONS, fingerprint="a", encode_queries=lambda queries: queries)
+    encoder = SimpleNamespace(dimensions=DIMENSIONS, fingerprint="a", encode_queries=np.array)
     vectors, queries = mixed([8000], 0.0, random), texts(200, random)
     torn = faiss.IndexHNSWFlat(DIMENSIONS, 16, faiss.METRIC_INNER_PRODUCT)
     torn.add(vectors)
@@ -129,7 +132,9 @@ def test_check_index_tells_of_a_torn_graph(tmp_path):
     assert measured == pytest.approx(recall(torn, vectors, queries), abs=0.01)
     assert measured < 0.9
     with pytest.raises(ValueError, match="no queries"):
-        recall_of(torn, queries[:0])
+        check_index(tmp_path / "index", encoder, queries=[])
+    with pytest.raises(ValueError, match="of inner products"):
+        recall_of(faiss.IndexFlatL2(DIMENSIONS), queries)
     assert recall_of(two_stage_index(DIMENSIONS), queries) == 1
 
 
