@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from datetime import date
+from datetime import date, datetime, timedelta, timezone
 from types import SimpleNamespace
 
 import faiss
@@ -335,3 +335,81 @@ def test_rows_that_an_interrupted_call_left_are_found_by_nobody(documents):
     assert len(documents.similarity_search_by_vector(query, k=9)) == 5
     documents.add_embeddings([("5", unit(1, np.random.default_rng(10))[0])])
     assert len(documents.similarity_search_by_vector(query, k=9, filter={"source": {"$ne": "a"}})) == 5
+
+
+def interrupted(*_):
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("method", ["add", "set_alive", "compacted"])
+def test_an_interrupt_leaves_a_store_that_works(documents, monkeypatch, method):
+    query = unit(1, np.random.default_rng(8))[0].tolist()
+    vectors = unit(9, np.random.default_rng(11))
+    ids = [document.id for document in documents.similarity_search_by_vector(query, k=9)]
+    call = {"compacted": lambda: documents.delete(ids[1:])}.get(
+        method, lambda: documents.add_embeddings([("new", vector) for vector in vectors])
+    )
+    with monkeypatch.context() as patch:
+        patch.setattr(vector_rows.VectorRows, method, interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            call()
+    found = documents.similarity_search_by_vector(query, k=99, filter={"source": {"$ne": "z"}})
+    assert {document.id for document in found} == ({ids[0]} if method == "compacted" else {*ids})
+    documents.add_embeddings([("new", vector) for vector in vectors], ids=map(str, range(9)))
+    assert len(documents.similarity_search_by_vector(query, k=99, filter={"source": {"$nin": ["z"]}})) == len(found) + 9
+
+
+def test_a_search_during_a_rebuild_waits_for_it(documents, monkeypatch):
+    query = unit(1, np.random.default_rng(8))[0].tolist()
+    ids = [document.id for document in documents.similarity_search_by_vector(query, k=9)]
+    found, threads, put = [], [], vector_rows.VectorRows.compacted
+
+    def compacted(rows):
+        thread = threading.Thread(target=lambda: found.extend(documents.similarity_search_by_vector(query, k=9)))
+        thread.start()
+        threads.append(thread)
+        return put(rows)
+
+    monkeypatch.setattr(vector_rows.VectorRows, "compacted", compacted)
+    documents.delete(ids[1:])
+    for thread in threads:
+        thread.join(30)
+    assert [document.id for document in found] == ids[:1]
+
+
+def test_times_are_compared_in_one_zone():
+    store = Qwen3VectorStore(Unused())
+    east = timezone(timedelta(hours=5))
+    times = [datetime(2026, 1, 1, 4, tzinfo=east), datetime(2026, 1, 1, tzinfo=timezone.utc)]
+    store.add_embeddings(
+        [("", v) for v in unit(2, np.random.default_rng(12))], [{"at": one} for one in times], ids=[*"ab"]
+    )
+    query = unit(1, np.random.default_rng(8))[0].tolist()
+
+    def search(condition):
+        return {found.id for found in store.similarity_search_by_vector(query, filter={"at": condition})}
+
+    assert search({"$lt": times[1]}) == {"a"}
+    assert search({"$eq": datetime(2026, 1, 1, 5, tzinfo=east)}) == {"b"}
+
+
+def test_an_async_filter_function_is_refused(documents):
+    async def allowed(document):
+        return False
+
+    with pytest.raises(TypeError, match="must not be async"):
+        documents.similarity_search("never embedded", filter=allowed)
+
+
+def test_a_vector_of_any_length_counts_by_its_direction():
+    store = Qwen3VectorStore(Unused())
+    vectors = unit(3, np.random.default_rng(13))
+    lengths = np.array([[1e-25], [1e25], [1]])
+    store.add_embeddings(list(zip("abc", vectors.astype(np.float64) * lengths, strict=True)))
+    for vector, text in zip(vectors, "abc", strict=True):
+        [(found, score)] = store.similarity_search_with_score_by_vector(vector * np.float32(1e-3), k=1)
+        assert found.page_content == text
+        assert score == pytest.approx(1, abs=ROUNDING)
+    store.add_embeddings([("zero", np.zeros(DIMENSIONS))])
+    assert len(store.max_marginal_relevance_search_by_vector(vectors[0], k=4)) == 4
+    assert len(store.max_marginal_relevance_search_by_vector(np.zeros(DIMENSIONS), k=2)) == 2

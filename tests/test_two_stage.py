@@ -163,3 +163,37 @@ def test_other_indexes_stay_what_they_are():
         faiss.IndexRefineFlat(faiss.IndexFlatIP(4)),
     ):
         assert type(restored(other)) is type(other)
+
+
+def test_rows_that_have_much_in_common_are_no_crowd():
+    random = np.random.default_rng(8)
+    common = 5 * unit(random.standard_normal((1, DIMENSIONS)))
+    vectors = unit(common + unit(random.standard_normal((10_000, DIMENSIONS))))
+    queries = unit(common + unit(random.standard_normal((100, DIMENSIONS))))
+    # 8-bit codes tell vectors of such cosines (0.96) apart this well, and no better.
+    assert recall(filled(vectors, two_stage_index(DIMENSIONS)), vectors, queries, ties=0) >= 0.85
+
+
+@pytest.mark.parametrize("place", ["before", "between"])
+def test_an_interrupt_leaves_an_index_that_can_be_added_to(monkeypatch, place):
+    random = np.random.default_rng(9)
+    vectors = texts(3000, random)
+    index = filled(vectors[:1000])
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    part = {"before": faiss.IndexScalarQuantizer, "between": faiss.IndexHNSWSQ}[place]
+    with monkeypatch.context() as patch:
+        patch.setattr(part, "add", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            index.add(vectors[1000:2000])
+    assert index.ntotal == 1000
+    index.add(vectors[1000:])
+    assert recall(index, vectors, vectors[::100]) >= 0.98
+
+
+def test_more_candidates_than_the_graph_is_broad():
+    random = np.random.default_rng(10)
+    vectors, queries = texts(10_000, random), texts(50, random)
+    assert recall(filled(vectors), vectors, queries, k=200) >= 0.97
