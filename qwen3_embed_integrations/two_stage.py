@@ -6,10 +6,11 @@ else. FAISS offers no remedy, so `TwoStageIndex.add` does three things to the ro
 
 - They live in the graph's lowest level only, so that the levels above, through which a search comes, hold few of them.
 - Each is moved a little in a random direction, since where all distances are 0 no link is better than another.
-- A component that queries leave at 0 has another sign for them than for the other rows: to a query nothing changes,
-  but the graph links the other rows to each other first.
+- A component, the mark, has another sign for them than for the other rows, so that the graph links the other rows to
+  each other first. Queries have a little of it: a crowd looks a little farther than it is, so that those of the other
+  rows that are as near are met before it fills the search. The second stage knows nothing of it.
 
-Here, 3,000 texts among 60,000 equal ones in three crowds have recall@10 of 0.99 and better, and 0.4 without.
+Here, 3,000 rows among 60,000 equal ones in three crowds have recall@10 of 0.99, and 0.4 to 0.85 without.
 """
 
 from __future__ import annotations
@@ -36,6 +37,8 @@ _LEAST_PLACES = 2**16
 # more keeps the others from finding the crowd.
 _STEP = 0.01
 _MARK = 0.3
+# By how much of a cosine a crowd looks farther to a query.
+_FARTHER = 0.03
 # With fewer components the mark comes on top: each of them tells too much to make room.
 _FEW = 32
 # Rows that are decoded at once.
@@ -75,7 +78,13 @@ class TwoStageIndex(faiss.IndexRefine):  # type: ignore[misc, name-defined]
         graph.train(np.repeat(np.array([[-widest], [widest]], dtype=np.float32), width, axis=1))
         head = faiss.RemapDimensionsTransform(dimensions, width, False)
         faiss.copy_array_to_vector(np.array([*range(heads), *[-1] * marks], dtype=np.int32), head.map)
+        # Adds to the mark, by taking away less than nothing.
+        mark = faiss.CenteringTransform(width)
+        added = _FARTHER / (2 * _MARK * np.sqrt(marks))
+        faiss.copy_array_to_vector(np.array([*[0.0] * heads, *[-added] * marks], dtype=np.float32), mark.mean)
+        mark.is_trained = True
         first_stage = faiss.IndexPreTransform(graph)
+        first_stage.prepend_transform(mark)
         first_stage.prepend_transform(faiss.NormalizationTransform(width))
         first_stage.prepend_transform(head)
         full = faiss.IndexScalarQuantizer(dimensions, faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT)
@@ -163,7 +172,7 @@ class TwoStageIndex(faiss.IndexRefine):  # type: ignore[misc, name-defined]
         return empty
 
     def _small(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Make what the graph holds of vectors: shape (n, its dimensions), with zeros for the mark."""
+        """Make what the graph holds of vectors: shape (n, its dimensions), with a query's mark."""
         chain = self.first_stage.chain
         for place in range(chain.size()):
             x = faiss.downcast_VectorTransform(chain.at(place)).apply(x)
