@@ -233,10 +233,10 @@ def test_a_written_query_over_a_server_and_cut(model_folder, reference):
         pytest.warns(UserWarning, match="at index 0"),
     ):
         assert close(remote.encode_queries(asked), reference([asked[0], as_query("bare")]))
-    small = encoder(model_folder, max_tokens=64, document_instruction="legal", long_text="chunk")
-    long = "Instruct: Retrieve code\nQuery:" + "word " * 200
+    small = encoder(model_folder, max_tokens=256, document_instruction="legal", long_text="chunk")
+    long = "Instruct: Retrieve code\nQuery:" + "word " * 800
     with pytest.warns(UserWarning, match="^the text begins with 'Instruct:'"):
         [found] = small.encode_documents([long])
-    bare = encoder(model_folder, max_tokens=64, long_text="chunk")
+    bare = encoder(model_folder, max_tokens=256, long_text="chunk")
     # The windows of the bare text are as long as the other's, whose instruction takes tokens of each.
     assert found @ bare.encode_documents([long])[0] > 0.9
